@@ -1,0 +1,123 @@
+// Package api is what agents and clients say to each other over HTTP: the
+// paths, the documents, and the client.
+package api
+
+import (
+	"ha/raftfsm"
+)
+
+// Paths. All are on the agent's one port under mutual TLS; the local unix
+// socket serves PathStatus and PathSelf only.
+const (
+	PathStatus = "/v1/status" // GET → Status; any agent answers for the cluster
+	PathSelf   = "/v1/self"   // GET → Self; this agent only
+	PathJoin   = "/v1/join"   // POST JoinRequest → JoinReply
+	PathReport = "/v1/report" // POST raftfsm.Report → raftfsm.Grant; coordinator only
+	PathOrder  = "/v1/order"  // POST raftfsm.Order → raftfsm.Answer
+	PathPing   = "/v1/ping"   // GET → Ping: who are you
+)
+
+// Health is one word for the state of a cluster.
+type Health string
+
+// The healths, worst last. The exit code of `ha status` follows.
+const (
+	HealthOK        Health = "ok"
+	HealthDegraded  Health = "degraded"   // fewer attached ackers than wanted, or a member down or not replicating
+	HealthNoPrimary Health = "no_primary" // nobody takes writes
+	HealthNoQuorum  Health = "no_quorum"  // no majority of agents: nothing can be decided
+)
+
+// Status is the answer of `ha status -o json`. Fields are only ever added.
+type Status struct {
+	Cluster     string       `json:"cluster"`
+	Epoch       uint64       `json:"epoch"`
+	Phase       string       `json:"phase"`
+	Health      Health       `json:"health"`
+	Primary     string       `json:"primary"`     // name; empty: none
+	Coordinator string       `json:"coordinator"` // name; empty: none known
+	Acks        int          `json:"acks"`        // k enforced now
+	AcksWanted  int          `json:"acks_wanted"` // k by policy
+	AckSet      []string     `json:"ack_set"`     // names
+	Nodes       []NodeStatus `json:"nodes"`
+	Issues      []Issue      `json:"issues"`
+	// Doing says what the coordinator is doing or waiting for; empty when
+	// there is nothing to do.
+	Doing string `json:"doing,omitempty"`
+	// Source is the name of the agent that answered.
+	Source string `json:"source"`
+}
+
+// NodeStatus is one node of Status.
+type NodeStatus struct {
+	ID           string              `json:"id"`
+	Name         string              `json:"name"`
+	Address      string              `json:"address"`         // host:port of the agent
+	MySQL        string              `json:"mysql"`           // host:port; empty for a witness
+	Version      string              `json:"version"`         // of mysqld
+	Role         string              `json:"role"`            // primary, replica, witness, joining
+	Raft         string              `json:"raft"`            // leader, voter, nonvoter; empty: none yet
+	Agent        string              `json:"agent"`           // up, down
+	SeenMS       int64               `json:"seen_ms"`         // age of its last report; -1: none
+	Mysqld       raftfsm.MysqldState `json:"mysqld"`          // running, down, hung, starting, none
+	ReadOnly     bool                `json:"read_only"`       // super_read_only or read_only
+	GTIDExecuted string              `json:"gtid_executed"`   // last known
+	LagSeconds   *float64            `json:"lag_seconds"`     // null: not replicating
+	Acker        bool                `json:"acker"`           // in the ack set
+	Attached     bool                `json:"attached"`        // acknowledging now
+	Doing        string              `json:"doing,omitempty"` // rebuild progress and the like
+}
+
+// Issue is something an operator should know.
+type Issue struct {
+	Code string `json:"code"`           // stable word, HA-...
+	Node string `json:"node,omitempty"` // name
+	Text string `json:"text"`           // what is wrong
+	Next string `json:"next,omitempty"` // what to do
+}
+
+// Self is what one agent knows by itself, without a coordinator.
+type Self struct {
+	Node   raftfsm.NodeID `json:"node"`
+	Name   string         `json:"name"`
+	Leader raftfsm.NodeID `json:"leader"` // as its Raft sees it; empty: none
+	// State is its copy of the replicated state, without passwords.
+	State  raftfsm.State   `json:"state"`
+	Report *raftfsm.Report `json:"report"`
+	Raft   []RaftServer    `json:"raft"`
+}
+
+// RaftServer is one server of the Raft configuration.
+type RaftServer struct {
+	ID    raftfsm.NodeID `json:"id"`
+	Voter bool           `json:"voter"`
+}
+
+// Ping identifies an agent.
+type Ping struct {
+	Node    raftfsm.NodeID `json:"node"`
+	Name    string         `json:"name"`
+	Cluster string         `json:"cluster"`
+	Leader  string         `json:"leader"` // host:port; empty: none known
+	Version string         `json:"version"`
+}
+
+// JoinRequest asks to become a member. Any agent passes it on to the leader.
+type JoinRequest struct {
+	Member raftfsm.Member `json:"member"`
+	// Cluster is the id the joiner's data dir names; empty for a new node.
+	Cluster string `json:"cluster"`
+	Version string `json:"version"` // of the agent
+}
+
+// JoinReply answers it.
+type JoinReply struct {
+	OK      bool   `json:"ok"`
+	Cluster string `json:"cluster,omitempty"`
+	// Refused is set when trying again cannot help; Code is its stable word.
+	Refused bool   `json:"refused,omitempty"`
+	Code    string `json:"code,omitempty"`
+	Err     string `json:"err,omitempty"`
+	// AgentPassword is the password of the agents' own MySQL account.
+	AgentPassword string `json:"agent_password,omitempty"`
+}

@@ -1,0 +1,281 @@
+package raftfsm
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"ha/mysqlctl/gtid"
+)
+
+// NodeID names a node for ever: random, kept beside the node's Raft store. A
+// node that lost its disk comes back under a new one.
+type NodeID string
+
+// Phase says how far the reign of the current epoch is.
+type Phase string
+
+// The phases. Everything between them is recomputed by whoever coordinates.
+const (
+	PhaseNone    Phase = ""        // no epoch was ever opened
+	PhaseRevoke  Phase = "revoke"  // the current epoch is being closed
+	PhasePromote Phase = "promote" // a new primary is committed and being opened
+	PhaseSettled Phase = "settled" // the primary serves; its first barrier was acknowledged
+)
+
+// Member is one node of the cluster.
+type Member struct {
+	ID      NodeID `json:"id"`
+	Name    string `json:"name"`    // what people call it; unique
+	Address string `json:"address"` // host:port of its agent
+	Witness bool   `json:"witness,omitempty"`
+
+	// MySQLHost and MySQLPort are where its mysqld listens.
+	MySQLHost string `json:"mysql_host,omitempty"`
+	MySQLPort int    `json:"mysql_port,omitempty"`
+	// ServerUUID is the data dir's server_uuid as last reported. It changes
+	// when the data are replaced.
+	ServerUUID string `json:"server_uuid,omitempty"`
+	// ReplicationPassword belongs to ReplicationUser. One account per node,
+	// so that one node can be locked out.
+	ReplicationPassword string `json:"replication_password,omitempty"`
+
+	Priority  int    `json:"priority,omitempty"` // higher is preferred
+	NoPromote bool   `json:"no_promote,omitempty"`
+	Zone      string `json:"zone,omitempty"`
+}
+
+// ReplicationUser is the MySQL account this node replicates with.
+func (m Member) ReplicationUser() string { return "ha_r_" + string(m.ID) }
+
+// Acker is a member of the ack set. The server_uuid at entry is part of it: a
+// node that lost its data is another acker.
+type Acker struct {
+	Node       NodeID `json:"node"`
+	ServerUUID string `json:"server_uuid"`
+}
+
+// Availability says what happens when fewer ackers than wanted can be had.
+type Availability string
+
+const (
+	// Available lowers k to the number of ackers that there are.
+	Available Availability = "available"
+	// Strict keeps k: writes wait.
+	Strict Availability = "strict"
+)
+
+// Policy is what operators may set. Durations are in nanoseconds in JSON.
+type Policy struct {
+	// Acks is the wanted k; negative means half of the data members.
+	Acks         int           `json:"acks"`
+	Availability Availability  `json:"availability"`
+	DeadAfter    time.Duration `json:"dead_after"`    // silence after which a node is taken for dead
+	Lease        time.Duration `json:"lease"`         // how long a grant lasts
+	AckerGone    time.Duration `json:"acker_gone"`    // detached that long, an acker leaves the ack set
+	AcksShort    time.Duration `json:"acks_short"`    // fewer than k attached that long, k is lowered (available)
+	HungAfter    time.Duration `json:"hung_after"`    // mysqld without an answer that long is hung
+	MaxAckerLag  time.Duration `json:"max_acker_lag"` // an acker that applies later than that leaves, if k remain
+	MaxVoters    int           `json:"max_voters"`
+	ForgetAfter  time.Duration `json:"forget_after"` // a voter dead that long is replaced
+	// RebuildDiverged lets a diverged node be copied anew without a person.
+	RebuildDiverged bool `json:"rebuild_diverged"`
+	Paused          bool `json:"paused,omitempty"` // opens no Revoke; leases go on
+}
+
+// DefaultPolicy is what a new cluster starts with; docs/ADR and the design
+// give the reasons.
+func DefaultPolicy() Policy {
+	return Policy{
+		Acks:            -1,
+		Availability:    Available,
+		DeadAfter:       1500 * time.Millisecond,
+		Lease:           5 * time.Second,
+		AckerGone:       2 * time.Second,
+		AcksShort:       time.Second,
+		HungAfter:       3 * time.Second,
+		MaxAckerLag:     30 * time.Second,
+		MaxVoters:       5,
+		ForgetAfter:     10 * time.Minute,
+		RebuildDiverged: true,
+	}
+}
+
+// IntentKind is a change of (A, k) that lowers need and is therefore done and
+// proven by a barrier before it is committed (R5).
+type IntentKind string
+
+// The intents.
+const (
+	IntentRemove IntentKind = "remove" // Node leaves the ack set
+	IntentRaise  IntentKind = "raise"  // k becomes K
+)
+
+// Intent is such a change under way. It has changed neither A nor k; the index
+// of its command is the token of the orders that carry it out.
+type Intent struct {
+	Kind IntentKind `json:"kind"`
+	Node NodeID     `json:"node,omitempty"`
+	K    int        `json:"k,omitempty"`
+}
+
+// Reign is what is remembered of one epoch.
+type Reign struct {
+	Epoch   uint64 `json:"epoch"`
+	Primary NodeID `json:"primary"`
+	UUID    string `json:"server_uuid"`
+	Async   bool   `json:"async,omitempty"` // k was 0 at some time in it
+	Lossy   bool   `json:"lossy,omitempty"` // it ended by an operator who allowed loss
+	Why     string `json:"why,omitempty"`   // why it was ended
+}
+
+// Rebuild is a lease on copying the data of Donor to Recipient.
+type Rebuild struct {
+	Recipient NodeID `json:"recipient"`
+	Donor     NodeID `json:"donor"`
+	Index     uint64 `json:"index"` // of the command that granted it
+	Why       string `json:"why,omitempty"`
+}
+
+// Checkpoint is a lower bound of what a node once held. It is never a position:
+// it shows lost memory and what a node that is down had.
+type Checkpoint struct {
+	Node NodeID   `json:"node"`
+	Set  gtid.Set `json:"set"`
+}
+
+// State is what the group agrees on. Slices are sorted, so that equal states
+// are equal in every byte.
+type State struct {
+	Cluster string `json:"cluster"` // id, random; empty: not founded
+	// Version counts changes of members, policy, tuple and leases. A command
+	// names the version it was decided on and is dropped if that has moved.
+	Version uint64 `json:"version"`
+	// AuthIndex is the Raft index of the last command that authorises orders;
+	// it is the middle part of every token.
+	AuthIndex uint64 `json:"auth_index"`
+
+	Members []Member `json:"members"` // by ID
+	Founder NodeID   `json:"founder"` // first data member: it alone may be the first primary
+	Policy  Policy   `json:"policy"`
+	// AgentPassword is the password of the agents' own local MySQL account.
+	AgentPassword string `json:"agent_password"`
+
+	// The tuple.
+	Epoch       uint64   `json:"epoch"`
+	Primary     NodeID   `json:"primary"`
+	PrimaryUUID string   `json:"primary_uuid"`
+	Ackers      []Acker  `json:"ackers"` // A, by node
+	K           int      `json:"k"`      // acks enforced now; 0 is async and nothing else is
+	Floor       gtid.Set `json:"floor"`  // exact executed set of the last promoted candidate
+	Phase       Phase    `json:"phase"`
+	PhaseIndex  uint64   `json:"phase_index"` // Raft index of the command that opened the phase
+
+	Why    string  `json:"why,omitempty"`    // why the phase was opened
+	Target NodeID  `json:"target,omitempty"` // wanted next primary, of a switchover
+	Intent *Intent `json:"intent,omitempty"`
+
+	Rebuilds    []Rebuild    `json:"rebuilds,omitempty"`    // by recipient
+	Checkpoints []Checkpoint `json:"checkpoints,omitempty"` // by node
+	History     []Reign      `json:"history,omitempty"`     // oldest first, capped
+}
+
+// Member gives the member with this id.
+func (s *State) Member(id NodeID) (Member, bool) {
+	i, ok := slices.BinarySearchFunc(s.Members, id, func(m Member, id NodeID) int {
+		return strings.Compare(string(m.ID), string(id))
+	})
+	if !ok {
+		return Member{}, false
+	}
+	return s.Members[i], true
+}
+
+// MemberByName gives the member that people call name.
+func (s *State) MemberByName(name string) (Member, bool) {
+	for _, m := range s.Members {
+		if m.Name == name {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
+
+// Name is what people call the node, or its id if it is no member.
+func (s *State) Name(id NodeID) string {
+	if m, ok := s.Member(id); ok {
+		return m.Name
+	}
+	return string(id)
+}
+
+// DataMembers are the members with a mysqld.
+func (s *State) DataMembers() []Member {
+	var out []Member
+	for _, m := range s.Members {
+		if !m.Witness {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// KPolicy is how many acks are wanted: the policy's number, or half of the data
+// members in State (not of those alive).
+func (s *State) KPolicy() int {
+	n := len(s.DataMembers())
+	if s.Policy.Acks >= 0 {
+		return min(s.Policy.Acks, max(n-1, 0))
+	}
+	return n / 2
+}
+
+// Acker gives the ack set's entry of a node.
+func (s *State) Acker(id NodeID) (Acker, bool) {
+	for _, a := range s.Ackers {
+		if a.Node == id {
+			return a, true
+		}
+	}
+	return Acker{}, false
+}
+
+// Rebuild gives the lease under which a node is being copied anew.
+func (s *State) Rebuild(recipient NodeID) (Rebuild, bool) {
+	for _, r := range s.Rebuilds {
+		if r.Recipient == recipient {
+			return r, true
+		}
+	}
+	return Rebuild{}, false
+}
+
+// Checkpoint gives the lower bound known of a node.
+func (s *State) Checkpoint(id NodeID) gtid.Set {
+	for _, c := range s.Checkpoints {
+		if c.Node == id {
+			return c.Set
+		}
+	}
+	return gtid.Set{}
+}
+
+// Need is how many members of A have to be sealed to be sure that nothing can
+// be acknowledged any more and that every acknowledged row has been seen:
+// |A| - k + 1. With k = 0 it is more than there are.
+func Need(ackers []Acker, k int) int { return len(ackers) - k + 1 }
+
+// Clone copies the state deeply enough that Apply on the copy leaves the
+// original alone.
+func (s State) Clone() State {
+	s.Members = slices.Clone(s.Members)
+	s.Ackers = slices.Clone(s.Ackers)
+	s.Rebuilds = slices.Clone(s.Rebuilds)
+	s.Checkpoints = slices.Clone(s.Checkpoints)
+	s.History = slices.Clone(s.History)
+	if s.Intent != nil {
+		i := *s.Intent
+		s.Intent = &i
+	}
+	return s
+}
