@@ -1,0 +1,46 @@
+# Type `make` for the targets.
+
+SHELL := /bin/bash
+export HA_DEPS_DIR ?= $(CURDIR)/.deps
+# The mysqld that tests start: one of your own, or the one `make deps` gets.
+export HA_MYSQLD ?= $(abspath $(HA_DEPS_DIR)/mysql/bin/mysqld)
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+FUZZTIME ?= 20s
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build check test race fuzz demo bench-failover bench-idle clean
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## get what is missing: MySQL (into .deps), tools, Go modules
+	@scripts/deps.sh
+
+build: deps ## build ./ha, one static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o ha .
+
+check: deps ## gofmt, go vet, golangci-lint
+	@scripts/test.sh check
+
+test: deps ## all tests: check, pure, race, real (on real MySQL servers)
+	@scripts/test.sh check pure race real
+
+race: deps ## the race detector over the packages that need no mysqld
+	@scripts/test.sh race
+
+fuzz: deps ## each fuzz target for FUZZTIME (20s)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+demo: deps ## a cluster on this machine that loses its primary before your eyes
+	@scripts/demo.sh
+
+bench-failover: deps ## how long clients wait when the primary dies
+	go run ./bench/failover
+
+bench-idle: deps ## what an idle cluster costs
+	go run ./bench/idle
+
+clean: ## remove what was built, but not .deps
+	rm -rf ha artifacts
+	find . -path ./.deps -prune -o \( -name '*.test' -o -name '*.prof' \) -type f -exec rm -f {} +

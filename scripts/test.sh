@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# test.sh runs the stages named on its command line in that order, prints what
+# each took, and stops at the first that fails. Called by make, which sees to
+# the dependencies.
+#
+#   check  gofmt, go vet, golangci-lint
+#   pure   every test that needs no mysqld (go test -short)
+#   race   the same with the race detector
+#   real   the tests that start mysqld; they skip themselves with -short
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export HA_MYSQLD=${HA_MYSQLD:-$PWD/.deps/mysql/bin/mysqld}
+
+# Prints the package patterns among the arguments whose directory has Go files.
+existing() {
+	local pattern
+	for pattern; do
+		if [[ -n $(find "${pattern%/...}" -name '*.go' -print -quit 2>/dev/null) ]]; then echo "$pattern"; fi
+	done
+}
+
+stage_check() {
+	local bad
+	bad=$(find . -path ./.deps -prune -o -name '*.go' -not -path '*/testdata/*' -print0 | xargs -0 -r gofmt -l) || return
+	if [[ -n $bad ]]; then
+		printf 'not gofmt-ed:\n%s\n' "$bad"
+		return 1
+	fi
+	go vet ./... || return
+	go tool -modfile=tools/go.mod golangci-lint run ./...
+}
+
+stage_pure() {
+	go test -short -timeout 10m ./...
+}
+
+stage_race() {
+	local packages
+	mapfile -t packages < <(existing ./raftfsm/... ./mysqlctl/gtid/... ./gossip/... ./agent/...)
+	((${#packages[@]})) || return 0
+	CGO_ENABLED=1 go test -race -short -timeout 15m "${packages[@]}"
+}
+
+stage_real() {
+	local packages
+	if [[ ! -x $HA_MYSQLD ]]; then
+		echo "no mysqld at $HA_MYSQLD: run make deps, or set HA_MYSQLD"
+		return 1
+	fi
+	mapfile -t packages < <(existing ./mysqlctl/... ./agent/...)
+	# One package at a time: each starts several servers.
+	go test -p 1 -timeout 15m "${packages[@]}" .
+}
+
+now_ms() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
+seconds() { printf '%d.%d s' $(($1 / 1000)) $(($1 % 1000 / 100)); }
+
+began=$(now_ms)
+for stage; do
+	if ! declare -F "stage_$stage" >/dev/null; then
+		echo "test.sh: no stage $stage (check, pure, race, real)" >&2
+		exit 2
+	fi
+	from=$(now_ms)
+	"stage_$stage"
+	status=$?
+	echo "== stage $stage: $(seconds $(($(now_ms) - from)))"
+	if ((status)); then
+		echo "== FAILED in stage $stage"
+		exit 1
+	fi
+done
+echo "== all passed ($*): $(seconds $(($(now_ms) - began)))"
