@@ -23,12 +23,12 @@ const (
 // the next tag or uuid.
 //
 // The error names the offending part. Parse is stricter than the server where
-// the server's reading would surprise, as a set that is silently smaller than
-// meant can lose transactions: it rejects reversed intervals (5-3, for the
-// server the empty interval), a uuid or tag without intervals (the server: the
-// empty set), an empty part between colons ("uuid: :1", for the server back to
-// untagged), numbers with a sign, a leading zero or 0x (for the server octal and
-// hexadecimal), and a "+" before the set. The server prints none of these.
+// the server's reading could surprise, as a set that is silently smaller than
+// meant can lose transactions. It alone rejects reversed intervals (5-3, for the
+// server an empty interval), a uuid or a tag without intervals (the server: the
+// empty set), numbers with leading zeros (decimal for 9.7, octal in the source of
+// earlier 8.x), and uuids in braces or without dashes (9.7 takes them, earlier
+// servers do not). No server prints any of these.
 func Parse(s string) (Set, error) {
 	found := make(map[origin][]interval)
 	for group := range strings.SplitSeq(s, ",") {
