@@ -105,9 +105,11 @@ type Order struct {
 	Accounts []Account `json:"accounts,omitempty"`
 	Account  string    `json:"account,omitempty"`
 	UUID     string    `json:"uuid,omitempty"`
-	// Former says that the node was the primary of the epoch being closed: its
-	// mysqld is not started to be sealed.
+	// Former says that the node is no acker of the epoch being closed (it may be
+	// a former primary): its mysqld is not started to be sealed.
 	Former bool `json:"former,omitempty"`
+	// Lease is the index of the rebuild lease that OpRebuild carries out.
+	Lease uint64 `json:"lease,omitempty"`
 }
 
 // Answer is what an agent says to an order.

@@ -43,6 +43,10 @@ type Member struct {
 	Priority  int    `json:"priority,omitempty"` // higher is preferred
 	NoPromote bool   `json:"no_promote,omitempty"`
 	Zone      string `json:"zone,omitempty"`
+
+	// RebuildsFailed counts copies onto this node that failed in a row; after
+	// maxRebuilds of them a person has to look.
+	RebuildsFailed int `json:"rebuilds_failed,omitempty"`
 }
 
 // ReplicationUser is the MySQL account this node replicates with.

@@ -18,12 +18,16 @@ type NodeView struct {
 	ID     NodeID
 	Report *Report       // the last one; nil: none since this coordinator leads
 	Age    time.Duration // of the last report; without one, since this coordinator leads
-	// Since counts coordinator ticks: Seen is the order in which reports came,
-	// so that two reports can be compared ("read after").
+	// Seen is the report's place in the order in which reports and answers
+	// came, so that two can be compared ("read after").
 	Seen uint64
 	// Detached is for how long the primary has not had the node attached as an
 	// acker; 0 while it is.
 	Detached time.Duration
+	// CheckpointAge is how long ago a checkpoint of the node was committed.
+	CheckpointAge time.Duration
+	// Voter says that the node is a Raft voter.
+	Voter bool
 	// Orders are the last orders of each operation given to the node by this
 	// coordinator.
 	Orders []OrderView
@@ -49,17 +53,6 @@ func (v *View) Node(id NodeID) *NodeView {
 	return &NodeView{ID: id, Age: v.Leading}
 }
 
-// order gives the last order of this operation under this index.
-func (n *NodeView) order(op Op, epoch, index uint64) *OrderView {
-	for i := range n.Orders {
-		o := &n.Orders[i]
-		if o.Order.Op == op && o.Order.Token.Epoch == epoch && o.Order.Token.Index == index {
-			return o
-		}
-	}
-	return nil
-}
-
 // inFlight says that some order is under way: one at a time per mysqld.
 func (n *NodeView) inFlight() bool {
 	for i := range n.Orders {
@@ -82,4 +75,32 @@ type Decision struct {
 	Recheck time.Duration
 	// Why is for people: what is waited for or done, and why.
 	Why string
+}
+
+// last gives the last order of this operation.
+func (n *NodeView) last(op Op) *OrderView {
+	for i := range n.Orders {
+		if n.Orders[i].Order.Op == op {
+			return &n.Orders[i]
+		}
+	}
+	return nil
+}
+
+// nextStep counts the orders to this node under one command: above what the
+// agent has stored and above what this coordinator has sent.
+func (n *NodeView) nextStep(epoch, index uint64) uint64 {
+	var step uint64
+	see := func(t Token) {
+		if t.Epoch == epoch && t.Index == index {
+			step = max(step, t.Step)
+		}
+	}
+	if n.Report != nil {
+		see(n.Report.Token)
+	}
+	for i := range n.Orders {
+		see(n.Orders[i].Order.Token)
+	}
+	return step + 1
 }

@@ -1,0 +1,182 @@
+package raftfsm
+
+import (
+	"slices"
+	"time"
+)
+
+// entryBehind is how many transactions a node may lack that enters the ack set.
+const entryBehind = 1000
+
+// changeAcks moves (A, k) towards the policy, one step at a time (R5). It says
+// whether anything else has to wait.
+func (d *decider) changeAcks(p *NodeView) bool {
+	if d.s.Intent != nil {
+		return d.continueIntent(p)
+	}
+	if d.acksDiffer(p) { // more acks enforced than recorded: an intent that was given up
+		d.keep(Order{To: d.s.Primary, Op: OpSetAcks, K: d.s.K})
+		return true
+	}
+	return d.addAcker(p) || d.removeAcker() || d.raiseK()
+}
+
+// addAcker: committed, then done. The follower is told to acknowledge because
+// its report does not show that it does.
+func (d *decider) addAcker(p *NodeView) bool {
+	for _, m := range d.s.DataMembers() {
+		if _, acker := d.s.Acker(m.ID); acker || m.ID == d.s.Primary || !d.mayEnter(p, m) {
+			continue
+		}
+		d.commit(Command{Kind: CmdAcks, K: d.s.K, Why: m.Name + " enters the ack set",
+			Ackers: append(slices.Clone(d.s.Ackers), Acker{Node: m.ID, ServerUUID: m.ServerUUID})})
+		return true
+	}
+	return false
+}
+
+// mayEnter: follows the primary, its set is within the primary's, its applier
+// is well and near, its settings are right.
+func (d *decider) mayEnter(p *NodeView, m Member) bool {
+	n := d.v.Node(m.ID)
+	if _, leased := d.s.Rebuild(m.ID); leased || !d.fresh(n) || n.Report.Mysqld != MysqldRunning || p.Seen < n.Seen {
+		return false
+	}
+	r := n.Report
+	c := r.Replica
+	if m.ServerUUID == "" || r.ServerUUID != m.ServerUUID || !d.follows(r, false) || !c.IORunning ||
+		c.Lag > d.s.Policy.MaxAckerLag/2 || len(durability(r.Problems)) > 0 {
+		return false
+	}
+	return d.errantOf(p, r).IsEmpty() && p.Report.Executed.Minus(r.Position()).Count() <= entryBehind
+}
+
+// durability picks the problems that make an ack worthless.
+func durability(ps []Problem) []Problem {
+	var out []Problem
+	for _, p := range ps {
+		if p.Code == "HA-DURABILITY" || p.Code == "HA-CHANNELS" || p.Code == "HA-DELAY" {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// removeAcker begins to remove an acker that is detached, whose applier stands
+// or lags, but never so that fewer than k attached ones remain.
+func (d *decider) removeAcker() bool {
+	for _, a := range d.s.Ackers {
+		if !d.shouldLeave(a) {
+			continue
+		}
+		rest := without(d.s.Ackers, a.Node)
+		attached := 0
+		for _, o := range d.attached() {
+			if o.Node != a.Node {
+				attached++
+			}
+		}
+		switch {
+		case d.s.K == 0:
+			// Nothing rests on A while k is 0: need is more than there are.
+			d.commit(Command{Kind: CmdAcks, Ackers: rest, K: 0, Why: d.name(a.Node) + " leaves the ack set"})
+			return true
+		case attached >= d.s.K:
+			d.commit(Command{Kind: CmdIntent, Intent: &Intent{Kind: IntentRemove, Node: a.Node}})
+			return true
+		}
+	}
+	return false
+}
+
+func (d *decider) shouldLeave(a Acker) bool {
+	n := d.v.Node(a.Node)
+	if n.Detached >= d.s.Policy.AckerGone {
+		return true
+	}
+	if !d.fresh(n) || n.Report.Mysqld != MysqldRunning || n.Report.Replica == nil || d.v.PhaseAge < d.s.Policy.AckerGone {
+		return false
+	}
+	c := n.Report.Replica
+	return !c.SQLRunning && c.SQLError != "" || c.Lag > d.s.Policy.MaxAckerLag || len(durability(n.Report.Problems)) > 0
+}
+
+// raiseK begins to raise k when enough ackers are attached.
+func (d *decider) raiseK() bool {
+	attached := 0
+	for _, a := range d.s.Ackers {
+		if IsAttached(d.s, d.v, a) && d.v.Node(a.Node).Detached == 0 {
+			attached++
+		}
+	}
+	if d.s.K >= min(d.s.KPolicy(), attached) {
+		if d.s.K > d.s.KPolicy() { // the policy or the membership asks for less
+			d.commit(Command{Kind: CmdAcks, Ackers: d.s.Ackers, K: d.s.KPolicy(), Why: "policy"})
+			return true
+		}
+		return false
+	}
+	d.commit(Command{Kind: CmdIntent, Intent: &Intent{Kind: IntentRaise, K: d.s.K + 1}})
+	return true
+}
+
+// continueIntent: what lowers need is done, proven by a barrier, then committed.
+func (d *decider) continueIntent(p *NodeView) bool {
+	switch i := d.s.Intent; i.Kind {
+	case IntentRemove:
+		rest := without(d.s.Ackers, i.Node)
+		d.why("%s leaves the ack set", d.name(i.Node))
+		if !d.excluded(i.Node) {
+			return true
+		}
+		if carriedOut(d.give(Order{To: d.s.Primary, Op: OpBarrier, Allowed: uuids(rest)})) == nil {
+			d.recheck(retryStep)
+			return true
+		}
+		d.commit(Command{Kind: CmdAcks, Ackers: rest, K: d.s.K, Why: d.name(i.Node) + " left the ack set"})
+	case IntentRaise:
+		d.why("from now on %d acks are waited for", i.K)
+		if len(d.attached()) < i.K {
+			d.commit(Command{Kind: CmdIntent}) // given up; the recorded k is restored
+			return true
+		}
+		if carriedOut(d.give(Order{To: d.s.Primary, Op: OpSetAcks, K: i.K})) == nil ||
+			carriedOut(d.give(Order{To: d.s.Primary, Op: OpBarrier, Allowed: uuids(d.s.Ackers)})) == nil {
+			d.recheck(retryStep)
+			return true
+		}
+		d.commit(Command{Kind: CmdAcks, Ackers: d.s.Ackers, K: i.K})
+	}
+	return true
+}
+
+// excluded says that the node acknowledges no more: its agent confirmed that the
+// IO thread was restarted with the flag off, or the primary's agent that the
+// node's account is locked and its dump thread gone.
+func (d *decider) excluded(id NodeID) bool {
+	if carriedOut(d.v.Node(id).under(OpExclude, d.s)) != nil || carriedOut(d.v.Node(d.s.Primary).under(OpLockOut, d.s)) != nil {
+		return true
+	}
+	n := d.v.Node(id)
+	if d.fresh(n) {
+		return carriedOut(d.give(Order{To: id, Op: OpExclude})) != nil
+	}
+	m, _ := d.s.Member(id)
+	a, _ := d.s.Acker(id)
+	d.recheck(time.Second)
+	return carriedOut(d.give(Order{To: d.s.Primary, Op: OpLockOut, Account: m.ReplicationUser(), UUID: a.ServerUUID})) != nil
+}
+
+// under gives the last order of the operation if it was given under the present
+// authorisation.
+func (n *NodeView) under(op Op, s *State) *OrderView {
+	o := n.last(op)
+	if o == nil || o.Order.Token.Epoch != s.Epoch || o.Order.Token.Index != s.AuthIndex {
+		return nil
+	}
+	return o
+}
+
+func without(as []Acker, id NodeID) []Acker {
+	return slices.DeleteFunc(slices.Clone(as), func(a Acker) bool { return a.Node == id })
+}

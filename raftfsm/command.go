@@ -1,0 +1,74 @@
+package raftfsm
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"ha/mysqlctl/gtid"
+)
+
+// Kind names a command. Unknown kinds panic: a node that cannot apply what the
+// others applied must not go on.
+type Kind string
+
+// The kinds of commands.
+const (
+	CmdFound        Kind = "found"         // first entry: cluster id, policy, founder
+	CmdMember       Kind = "member"        // add a member or change its description
+	CmdRemoveMember Kind = "remove_member" // forget a member
+	CmdPolicy       Kind = "policy"
+	CmdRevoke       Kind = "revoke"  // begin to close the current epoch
+	CmdPromote      Kind = "promote" // R4: the next epoch's whole tuple
+	CmdSettle       Kind = "settle"  // its first barrier was acknowledged
+	CmdIntent       Kind = "intent"  // R5: what lowers need is announced first
+	CmdAcks         Kind = "acks"    // change (A, k)
+	CmdCheckpoint   Kind = "checkpoint"
+	CmdRebuild      Kind = "rebuild"     // grant a rebuild lease
+	CmdRebuildEnd   Kind = "rebuild_end" // end it
+)
+
+// Command is one entry of the replicated log. Exactly the fields that its kind
+// names are used.
+type Command struct {
+	Kind Kind `json:"kind"`
+	// On is the State version it was decided on. Apply drops a command whose
+	// version has moved; checkpoints, member descriptions and found excepted.
+	On uint64 `json:"on"`
+
+	Cluster       string  `json:"cluster,omitempty"`
+	AgentPassword string  `json:"agent_password,omitempty"`
+	Member        *Member `json:"member,omitempty"`
+	Node          NodeID  `json:"node,omitempty"`
+	Policy        *Policy `json:"policy,omitempty"`
+
+	// Epoch: for revoke and settle the current one, for promote the next.
+	Epoch       uint64       `json:"epoch,omitempty"`
+	Primary     NodeID       `json:"primary,omitempty"`
+	PrimaryUUID string       `json:"primary_uuid,omitempty"`
+	Ackers      []Acker      `json:"ackers,omitempty"`
+	K           int          `json:"k,omitempty"`
+	Floor       gtid.Set     `json:"floor"`
+	Target      NodeID       `json:"target,omitempty"`
+	Intent      *Intent      `json:"intent,omitempty"`
+	Checkpoints []Checkpoint `json:"checkpoints,omitempty"`
+	Rebuild     *Rebuild     `json:"rebuild,omitempty"`
+	Why         string       `json:"why,omitempty"`
+}
+
+// Encode gives the bytes of a log entry.
+func (c Command) Encode() []byte {
+	b, err := json.Marshal(c)
+	if err != nil {
+		panic(fmt.Sprintf("encode command %s: %v", c.Kind, err)) // plain data: cannot fail
+	}
+	return b
+}
+
+// Decode reads a log entry.
+func Decode(b []byte) (Command, error) {
+	var c Command
+	if err := json.Unmarshal(b, &c); err != nil {
+		return Command{}, fmt.Errorf("decode command: %w", err)
+	}
+	return c, nil
+}

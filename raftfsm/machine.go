@@ -1,0 +1,336 @@
+package raftfsm
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+const maxHistory = 100
+
+// Machine applies commands to a State.
+type Machine struct {
+	State State
+}
+
+// Result says what Apply did.
+type Result struct {
+	// Dropped says why the command changed nothing; empty if it did.
+	Dropped string
+}
+
+// Apply changes the state by the command committed at index. It is
+// deterministic: the same entries give the same state on every node. A command
+// that does not fit the state changes nothing and says why.
+func (m *Machine) Apply(index uint64, c Command) Result {
+	s := m.State.Clone()
+	if why := s.apply(index, c); why != "" {
+		return Result{Dropped: why}
+	}
+	m.State = s
+	return Result{}
+}
+
+// Snapshot gives the state's bytes.
+func (m *Machine) Snapshot() ([]byte, error) { return json.Marshal(m.State) }
+
+// Restore replaces the state by a snapshot's.
+func (m *Machine) Restore(b []byte) error {
+	var s State
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf("restore state: %w", err)
+	}
+	m.State = s
+	return nil
+}
+
+func (s *State) apply(index uint64, c Command) string {
+	switch c.Kind {
+	case CmdFound:
+		return s.found(c)
+	case CmdMember:
+		return s.putMember(c)
+	case CmdCheckpoint:
+		s.checkpoint(c.Checkpoints)
+		return ""
+	}
+	if c.On != s.Version {
+		return fmt.Sprintf("decided on version %d, state is at %d", c.On, s.Version)
+	}
+	var why string
+	authorises := true
+	switch c.Kind {
+	case CmdRemoveMember:
+		why = s.removeMember(c)
+	case CmdPolicy:
+		why, authorises = s.setPolicy(c), false
+	case CmdRevoke:
+		why = s.revoke(index, c)
+	case CmdPromote:
+		why = s.promote(index, c)
+	case CmdSettle:
+		why = s.settle(index, c)
+	case CmdIntent:
+		why = s.setIntent(c)
+	case CmdAcks:
+		why = s.setAcks(c)
+	case CmdRebuild:
+		why = s.startRebuild(index, c)
+	case CmdRebuildEnd:
+		why = s.endRebuild(c)
+	default:
+		panic(fmt.Sprintf("unknown command %q: this binary is older than the cluster's", c.Kind))
+	}
+	if why != "" {
+		return why
+	}
+	s.Version++
+	if authorises {
+		s.AuthIndex = index
+	}
+	return ""
+}
+
+func (s *State) found(c Command) string {
+	if s.Cluster != "" {
+		return "already founded"
+	}
+	s.Cluster, s.Policy, s.AgentPassword = c.Cluster, *c.Policy, c.AgentPassword
+	s.Version++
+	return ""
+}
+
+func (s *State) putMember(c Command) string {
+	m := *c.Member
+	for _, o := range s.Members {
+		if o.Name == m.Name && o.ID != m.ID {
+			return "name " + m.Name + " is taken by " + string(o.ID)
+		}
+	}
+	i, ok := slices.BinarySearchFunc(s.Members, m.ID, func(m Member, id NodeID) int {
+		return strings.Compare(string(m.ID), string(id))
+	})
+	if ok {
+		if s.Members[i] == m {
+			return "unchanged"
+		}
+		if a, in := s.Acker(m.ID); in && a.ServerUUID != m.ServerUUID {
+			return "server_uuid of an acker cannot change: it has to leave the ack set first"
+		}
+		s.Members[i] = m
+	} else {
+		s.Members = slices.Insert(s.Members, i, m)
+	}
+	if s.Founder == "" && !m.Witness {
+		s.Founder = m.ID
+	}
+	s.Version++
+	return ""
+}
+
+// removeMember forgets a node that nothing rests on any more.
+func (s *State) removeMember(c Command) string {
+	if _, ok := s.Member(c.Node); !ok {
+		return "no such member"
+	}
+	if c.Node == s.Primary {
+		return "it is the primary"
+	}
+	if _, ok := s.Acker(c.Node); ok {
+		return "it is in the ack set"
+	}
+	s.Members = slices.DeleteFunc(s.Members, func(m Member) bool { return m.ID == c.Node })
+	s.Rebuilds = slices.DeleteFunc(s.Rebuilds, func(r Rebuild) bool { return r.Recipient == c.Node || r.Donor == c.Node })
+	s.Checkpoints = slices.DeleteFunc(s.Checkpoints, func(p Checkpoint) bool { return p.Node == c.Node })
+	return ""
+}
+
+func (s *State) setPolicy(c Command) string {
+	if s.Policy == *c.Policy {
+		return "unchanged"
+	}
+	s.Policy = *c.Policy
+	return ""
+}
+
+// revoke begins to close the current epoch. A, k and floor stay: they say what
+// closing takes. An intent half done is dropped, which is safe in both kinds:
+// what it does lowers need, and need is not lowered before it is committed.
+func (s *State) revoke(index uint64, c Command) string {
+	if c.Epoch != s.Epoch {
+		return fmt.Sprintf("epoch is %d", s.Epoch)
+	}
+	if s.Phase == PhaseRevoke {
+		return "already being closed"
+	}
+	s.Phase, s.PhaseIndex = PhaseRevoke, index
+	s.Why, s.Target, s.Intent = c.Why, c.Target, nil
+	return ""
+}
+
+// promote is R4: one commit before any order goes out.
+func (s *State) promote(index uint64, c Command) string {
+	if s.Phase != PhaseRevoke {
+		return "no epoch is being closed"
+	}
+	if c.Epoch != s.Epoch+1 {
+		return fmt.Sprintf("epoch is %d", s.Epoch)
+	}
+	if p, ok := s.Member(c.Primary); !ok || p.Witness {
+		return "the primary is no data member"
+	}
+	if _, ok := s.Rebuild(c.Primary); ok {
+		return "the primary is being rebuilt"
+	}
+	if why := s.checkAcks(c.Primary, c.Ackers, c.K); why != "" {
+		return why
+	}
+	if !c.Floor.Contains(s.Floor) {
+		return "the candidate lacks the floor"
+	}
+	if n := len(s.History); n > 0 {
+		s.History[n-1].Why = s.Why
+	}
+	s.History = append(s.History, Reign{Epoch: c.Epoch, Primary: c.Primary, UUID: c.PrimaryUUID, Async: c.K == 0})
+	if len(s.History) > maxHistory {
+		s.History = slices.Delete(s.History, 0, len(s.History)-maxHistory)
+	}
+	s.Epoch, s.Primary, s.PrimaryUUID = c.Epoch, c.Primary, c.PrimaryUUID
+	s.Ackers, s.K, s.Floor = sortAckers(c.Ackers), c.K, c.Floor
+	s.Phase, s.PhaseIndex = PhasePromote, index
+	s.Target = ""
+	return ""
+}
+
+func (s *State) settle(index uint64, c Command) string {
+	if s.Phase != PhasePromote || c.Epoch != s.Epoch {
+		return "nothing to settle"
+	}
+	s.Phase, s.PhaseIndex, s.Why = PhaseSettled, index, ""
+	return ""
+}
+
+func (s *State) setIntent(c Command) string {
+	if s.Phase != PhaseSettled {
+		return "no settled primary"
+	}
+	if s.Intent != nil && c.Intent != nil {
+		return "another change of the ack set is under way"
+	}
+	s.Intent = c.Intent
+	return ""
+}
+
+// setAcks changes (A, k), one step at a time (R5).
+func (s *State) setAcks(c Command) string {
+	if s.Phase != PhaseSettled && s.Phase != PhasePromote {
+		return "no primary"
+	}
+	if why := s.checkAcks(s.Primary, c.Ackers, c.K); why != "" {
+		return why
+	}
+	if s.Phase == PhasePromote && Need(c.Ackers, c.K) < Need(s.Ackers, s.K) {
+		return "need is not lowered before the first barrier"
+	}
+	s.Ackers, s.K, s.Intent = sortAckers(c.Ackers), c.K, nil
+	if c.K == 0 {
+		s.History[len(s.History)-1].Async = true
+	}
+	return ""
+}
+
+// checkAcks refuses an ack set that cannot be meant.
+func (s *State) checkAcks(primary NodeID, ackers []Acker, k int) string {
+	if k < 0 {
+		return "k is negative"
+	}
+	if k > len(ackers) {
+		return "k is larger than the ack set"
+	}
+	for _, a := range ackers {
+		m, ok := s.Member(a.Node)
+		switch {
+		case !ok || m.Witness:
+			return "acker " + string(a.Node) + " is no data member"
+		case a.Node == primary:
+			return "the primary cannot acknowledge itself"
+		case a.ServerUUID == "":
+			return "acker " + m.Name + " has no server_uuid"
+		}
+		if _, ok := s.Rebuild(a.Node); ok {
+			return "acker " + m.Name + " is being rebuilt"
+		}
+	}
+	return ""
+}
+
+func (s *State) startRebuild(index uint64, c Command) string {
+	r := *c.Rebuild
+	if s.Phase != PhaseSettled {
+		return "no settled primary"
+	}
+	m, ok := s.Member(r.Recipient)
+	if !ok || m.Witness {
+		return "the recipient is no data member"
+	}
+	if d, ok := s.Member(r.Donor); !ok || d.Witness || r.Donor == r.Recipient {
+		return "the donor is no other data member"
+	}
+	if r.Recipient == s.Primary {
+		return "the recipient is the primary"
+	}
+	if _, ok := s.Acker(r.Recipient); ok {
+		return "the recipient is in the ack set"
+	}
+	for _, o := range s.Rebuilds {
+		if o.Recipient == r.Recipient || o.Donor == r.Donor || o.Recipient == r.Donor || o.Donor == r.Recipient {
+			return "another rebuild holds the recipient or the donor"
+		}
+	}
+	r.Index = index
+	s.Rebuilds = append(s.Rebuilds, r)
+	slices.SortFunc(s.Rebuilds, func(a, b Rebuild) int { return strings.Compare(string(a.Recipient), string(b.Recipient)) })
+	return ""
+}
+
+// endRebuild ends a lease. What the recipient held is not what it holds now.
+func (s *State) endRebuild(c Command) string {
+	n := len(s.Rebuilds)
+	s.Rebuilds = slices.DeleteFunc(s.Rebuilds, func(r Rebuild) bool { return r.Recipient == c.Node })
+	if len(s.Rebuilds) == n {
+		return "no such rebuild"
+	}
+	s.Checkpoints = slices.DeleteFunc(s.Checkpoints, func(p Checkpoint) bool { return p.Node == c.Node })
+	for i := range s.Members {
+		if s.Members[i].ID == c.Node {
+			s.Members[i].RebuildsFailed++
+			if c.Why == "" {
+				s.Members[i].RebuildsFailed = 0
+			}
+		}
+	}
+	return ""
+}
+
+func (s *State) checkpoint(ps []Checkpoint) {
+	for _, p := range ps {
+		if _, ok := s.Member(p.Node); !ok {
+			continue
+		}
+		i, ok := slices.BinarySearchFunc(s.Checkpoints, p.Node, func(c Checkpoint, id NodeID) int {
+			return strings.Compare(string(c.Node), string(id))
+		})
+		if ok {
+			s.Checkpoints[i] = p
+		} else {
+			s.Checkpoints = slices.Insert(s.Checkpoints, i, p)
+		}
+	}
+}
+
+func sortAckers(as []Acker) []Acker {
+	as = slices.Clone(as)
+	slices.SortFunc(as, func(a, b Acker) int { return strings.Compare(string(a.Node), string(b.Node)) })
+	return as
+}

@@ -1,0 +1,151 @@
+package raftfsm
+
+import (
+	"slices"
+)
+
+// open carries out a committed promotion: the primary is opened, the others are
+// repointed to it in parallel, and its first barrier settles the reign.
+func (d *decider) open() {
+	p := d.v.Node(d.s.Primary)
+	if why := d.promotedDied(p); why != "" {
+		d.commit(Command{Kind: CmdRevoke, Epoch: d.s.Epoch, Why: why})
+		return
+	}
+	opened := carriedOut(d.give(Order{To: d.s.Primary, Op: OpPromote, K: d.s.K})) != nil
+	d.followAll()
+	if !opened {
+		d.why("opening %s for epoch %d%s", d.name(d.s.Primary), d.s.Epoch, lastError(p.last(OpPromote)))
+		d.recheck(retryStep)
+		return
+	}
+	if d.lowerShort() {
+		return
+	}
+	if d.acksDiffer(p) {
+		d.keep(Order{To: d.s.Primary, Op: OpSetAcks, K: d.s.K})
+		return
+	}
+	if carriedOut(d.give(Order{To: d.s.Primary, Op: OpBarrier, Allowed: uuids(d.s.Ackers)})) == nil {
+		d.why("waiting for the first acknowledged row of epoch %d on %s%s", d.s.Epoch, d.name(d.s.Primary), lastError(p.last(OpBarrier)))
+		d.recheck(retryStep)
+		return
+	}
+	d.commit(Command{Kind: CmdSettle, Epoch: d.s.Epoch})
+}
+
+// promotedDied says why a committed target has to be closed like a primary
+// before it ever opened.
+func (d *decider) promotedDied(p *NodeView) string {
+	name := d.name(d.s.Primary)
+	o := p.last(OpPromote)
+	mine := o != nil && o.Order.Token.Epoch == d.s.Epoch
+	switch {
+	case p.Age > d.s.Policy.DeadAfter && d.v.PhaseAge > d.s.Policy.DeadAfter:
+		return name + " was lost while it was being promoted"
+	case p.Report != nil && p.Report.Token.Epoch == d.s.Epoch && p.Report.Mysqld == MysqldDown:
+		return "mysqld of " + name + " died while it was being promoted"
+	case mine && !o.Flight && o.Failed >= maxPromoteFailures:
+		return name + " could not be promoted" + lastError(o)
+	}
+	return ""
+}
+
+// maxPromoteFailures is how often in a row a promotion may fail before another
+// candidate is tried.
+const maxPromoteFailures = 3
+
+// followAll repoints the others while the new primary is being opened. What a
+// member of A' holds is proven to be within the floor; of the others the last
+// report says whether they may follow yet.
+func (d *decider) followAll() {
+	for _, m := range d.s.DataMembers() {
+		if m.ID == d.s.Primary {
+			continue
+		}
+		if _, leased := d.s.Rebuild(m.ID); leased {
+			continue
+		}
+		n := d.v.Node(m.ID)
+		if _, acker := d.s.Acker(m.ID); acker {
+			d.give(Order{To: m.ID, Op: OpFollow, Source: d.source(m), Ack: true})
+			continue
+		}
+		if d.fresh(n) && n.Report.Mysqld == MysqldRunning && d.s.Floor.Contains(n.Report.Executed) && d.s.Epoch > 1 {
+			d.give(Order{To: m.ID, Op: OpFollow, Source: d.source(m), Discard: !d.s.Floor.Contains(n.Report.Received)})
+		}
+	}
+}
+
+// acksDiffer says that a writable primary of this epoch enforces another number
+// of acks than is recorded.
+func (d *decider) acksDiffer(p *NodeView) bool {
+	r := p.Report
+	if r == nil || r.SuperReadOnly || r.ReadOnly || r.Token.Epoch != d.s.Epoch || r.Mysqld != MysqldRunning {
+		return false
+	}
+	return enforced(r) != d.s.K
+}
+
+// enforced is the number of acks that the server waits for.
+func enforced(r *Report) int {
+	if !r.SourceOn {
+		return 0
+	}
+	return r.WaitFor
+}
+
+// attached are the ackers that the primary has had attached, but for less than
+// short.
+func (d *decider) attached() []Acker {
+	var out []Acker
+	for _, a := range d.s.Ackers {
+		if d.v.Node(a.Node).Detached < d.s.Policy.AcksShort {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// IsAttached says that the last reports show the acker attached to the primary
+// and alive. A dump thread to a host that is gone stays listed: with commits
+// waiting, an acker whose agent is silent too is not counted.
+func IsAttached(s *State, v *View, a Acker) bool {
+	p := v.Node(s.Primary).Report
+	if p == nil || !slices.Contains(p.Attached, a.ServerUUID) {
+		return false
+	}
+	n := v.Node(a.Node)
+	if n.Report != nil && n.Age <= s.Policy.DeadAfter {
+		r := n.Report.Replica
+		return r != nil && r.IORunning && r.SourceUUID == s.PrimaryUUID
+	}
+	return p.WaitingFor < s.Policy.AcksShort
+}
+
+// lowerShort lowers k when fewer ackers than k are to be had and the policy
+// wants availability (R5: what raises need is committed, then done).
+func (d *decider) lowerShort() bool {
+	have := len(d.attached())
+	if have >= d.s.K {
+		return false
+	}
+	if d.s.Policy.Availability == Strict {
+		d.why("writes wait: %d of %d ackers are attached to %s, and the policy is strict", have, d.s.K, d.name(d.s.Primary))
+		return false
+	}
+	p := d.v.Node(d.s.Primary)
+	if !d.fresh(p) || p.Report.LeaseEpoch != d.s.Epoch {
+		return false // only on a living, leased primary
+	}
+	d.commit(Command{Kind: CmdAcks, Ackers: d.s.Ackers, K: have,
+		Why: "only " + plural(have) + " of the ackers attached"})
+	return true
+}
+
+func lastError(o *OrderView) string {
+	if o == nil || o.Answer == nil || o.Answer.Err == "" {
+		return ""
+	}
+	return " (last try: " + o.Answer.Err + ")"
+}

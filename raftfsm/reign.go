@@ -1,0 +1,332 @@
+package raftfsm
+
+import (
+	"slices"
+	"time"
+
+	"ha/mysqlctl/gtid"
+)
+
+// reign looks after a settled primary: is it to be replaced, do the others
+// follow, who may acknowledge.
+func (d *decider) reign() {
+	p := d.v.Node(d.s.Primary)
+	if why := d.trigger(p); why != "" {
+		if d.s.Policy.Paused {
+			d.why("paused; would fail over: %s", why)
+			return
+		}
+		d.commit(Command{Kind: CmdRevoke, Epoch: d.s.Epoch, Why: why})
+		return
+	}
+	if !d.fresh(p) || p.Report.Mysqld != MysqldRunning || p.Report.Token.Epoch != d.s.Epoch {
+		if d.out.Why == "" {
+			d.why("waiting for a report of %s", d.name(d.s.Primary))
+		}
+		d.recheck(retryStep)
+		return
+	}
+	if d.describe() || d.checkpoints() || d.lowerShort() || d.recordFact(p) || d.changeAcks(p) {
+		return
+	}
+	d.accounts(p)
+	for _, m := range d.s.DataMembers() {
+		if m.ID != d.s.Primary {
+			d.replica(p, m)
+		}
+	}
+	d.handover()
+}
+
+// trigger says why the primary has to be replaced (section 7); empty: not.
+func (d *decider) trigger(p *NodeView) string {
+	name := d.name(d.s.Primary)
+	r := p.Report
+	if r != nil && d.fresh(p) {
+		switch {
+		case r.Mysqld == MysqldDown && r.Token.Epoch == d.s.Epoch:
+			return "mysqld of " + name + " is gone"
+		case r.Mysqld == MysqldHung && r.HungFor >= d.s.Policy.HungAfter:
+			return "mysqld of " + name + " hangs"
+		case r.Mysqld == MysqldRunning && r.SuperReadOnly && r.Token.Epoch == d.s.Epoch && d.v.PhaseAge > d.s.Policy.DeadAfter:
+			return name + " is read-only: its agent fenced it"
+		}
+		return ""
+	}
+	if p.Age <= d.s.Policy.DeadAfter {
+		return ""
+	}
+	silent := "nothing was heard of " + name
+	switch hears := d.hears(); {
+	case !d.closable():
+		d.why("%s, and its epoch cannot be closed: start %s or %s", silent, name, d.wouldClose(nil))
+		return ""
+	case !hears:
+		return silent + ", by its replicas neither"
+	case p.Age > d.s.Policy.Lease+fenceSlack:
+		return silent + " for longer than its lease"
+	}
+	d.why("%s, but its replicas hear it: its agent is lost", silent)
+	d.recheck(retryStep)
+	return ""
+}
+
+// hears says that some acker still receives from the primary.
+func (d *decider) hears() bool {
+	for _, a := range d.s.Ackers {
+		n := d.v.Node(a.Node)
+		if !d.fresh(n) {
+			continue
+		}
+		if r := n.Report.Replica; r != nil && r.IORunning && r.SourceUUID == d.s.PrimaryUUID && r.Silence < d.s.Policy.DeadAfter {
+			return true
+		}
+	}
+	return false
+}
+
+// closable says that enough ackers are heard of to close the epoch without the
+// primary: nobody is sealed for nothing.
+func (d *decider) closable() bool {
+	var live []NodeID
+	for _, a := range d.s.Ackers {
+		if n := d.v.Node(a.Node); d.fresh(n) {
+			live = append(live, a.Node)
+		}
+	}
+	return closedBy(d.s, live)
+}
+
+// describe records what members say of themselves.
+func (d *decider) describe() bool {
+	for _, m := range d.s.DataMembers() {
+		r := d.v.Node(m.ID).Report
+		if r == nil || r.ServerUUID == "" || r.ServerUUID == m.ServerUUID || r.Mysqld != MysqldRunning {
+			continue
+		}
+		if _, acker := d.s.Acker(m.ID); acker {
+			continue // it has to leave the ack set first; its old uuid is detached
+		}
+		m.ServerUUID = r.ServerUUID
+		d.commit(Command{Kind: CmdMember, Member: &m})
+		return true
+	}
+	return false
+}
+
+// checkpoints records how far the members have come, now and then.
+func (d *decider) checkpoints() bool {
+	var ps []Checkpoint
+	for _, m := range d.s.DataMembers() {
+		n := d.v.Node(m.ID)
+		if !d.fresh(n) || n.Report.Mysqld != MysqldRunning || n.CheckpointAge < checkpointEvery {
+			continue
+		}
+		if _, leased := d.s.Rebuild(m.ID); leased {
+			continue
+		}
+		if set := n.Report.Executed; !d.s.Checkpoint(m.ID).Equal(set) {
+			ps = append(ps, Checkpoint{Node: m.ID, Set: set})
+		}
+	}
+	if len(ps) == 0 {
+		return false
+	}
+	d.commit(Command{Kind: CmdCheckpoint, Checkpoints: ps})
+	return true
+}
+
+// recordFact: the primary waits for fewer acks than is recorded. Nobody ordered
+// that; the record follows the fact at once.
+func (d *decider) recordFact(p *NodeView) bool {
+	if !d.acksDiffer(p) || enforced(p.Report) > d.s.K {
+		return false
+	}
+	if d.s.K == 0 {
+		return false
+	}
+	d.commit(Command{Kind: CmdAcks, Ackers: d.s.Ackers, K: enforced(p.Report), Why: "the server itself waits for fewer acks"})
+	return true
+}
+
+// accounts keeps the replication accounts of those that may connect: ackers,
+// and whoever does not acknowledge.
+func (d *decider) accounts(p *NodeView) {
+	var want []Account
+	missing := false
+	if p.Report.Accounts == nil {
+		return
+	}
+	for _, m := range d.s.DataMembers() {
+		n := d.v.Node(m.ID)
+		_, acker := d.s.Acker(m.ID)
+		harmless := d.fresh(n) && (n.Report.Replica == nil || !n.Report.Replica.AckWanted)
+		if !acker && !harmless && m.ID != d.s.Primary {
+			continue
+		}
+		want = append(want, Account{User: m.ReplicationUser(), Password: m.ReplicationPassword})
+		missing = missing || !slices.Contains(p.Report.Accounts, m.ReplicationUser())
+	}
+	if missing {
+		d.keep(Order{To: d.s.Primary, Op: OpAccounts, Accounts: want})
+	}
+}
+
+// replica sees to it that a member follows the primary.
+func (d *decider) replica(p *NodeView, m Member) {
+	n := d.v.Node(m.ID)
+	if lease, ok := d.s.Rebuild(m.ID); ok {
+		d.rebuild(lease, n, m)
+		return
+	}
+	if !d.fresh(n) {
+		return
+	}
+	switch r := n.Report; r.Mysqld {
+	case MysqldDown:
+		d.keep(Order{To: m.ID, Op: OpStart})
+	case MysqldRunning:
+		_, acker := d.s.Acker(m.ID)
+		if d.follows(r, acker) {
+			return
+		}
+		if p.Seen < n.Seen || n.Seen == 0 {
+			d.recheck(retryStep) // the set is read first, then the primary's
+			return
+		}
+		d.follow(p, n, m, acker)
+	}
+}
+
+// follows says that the channel is as it should be. A thread that tries to
+// connect is: that it does not succeed is for status to tell.
+func (d *decider) follows(r *Report, acker bool) bool {
+	p, _ := d.s.Member(d.s.Primary)
+	c := r.Replica
+	return r.SuperReadOnly && c != nil && c.SourceHost == p.MySQLHost && c.SourcePort == p.MySQLPort &&
+		c.IOWanted && c.SQLRunning && c.AckWanted == acker &&
+		(!c.IORunning || c.SourceUUID == d.s.PrimaryUUID)
+}
+
+func (d *decider) follow(p, n *NodeView, m Member, acker bool) {
+	r := n.Report
+	errant := d.errantOf(p, r)
+	if !errant.IsEmpty() {
+		d.diverged(m, errant)
+		return
+	}
+	// What is received, not applied, not the primary's own and not at the
+	// primary is proven unacknowledged.
+	surplus := r.Received.Minus(p.Report.Executed)
+	surplus = surplus.Minus(surplus.Only(d.s.PrimaryUUID))
+	if !acker || surplus.IsEmpty() {
+		d.keep(Order{To: m.ID, Op: OpFollow, Source: d.source(m), Ack: acker, Discard: !surplus.IsEmpty()})
+	}
+}
+
+// errantOf is what the member executed and the living primary did not. The
+// primary's own transactions can be at a replica before they are in its
+// gtid_executed, as long as commits wait there.
+func (d *decider) errantOf(p *NodeView, r *Report) gtid.Set {
+	errant := r.Executed.Minus(p.Report.Executed)
+	if p.Report.Waiting > 0 || r.Replica != nil && r.Replica.SourceUUID == d.s.PrimaryUUID {
+		errant = errant.Minus(errant.Only(d.s.PrimaryUUID))
+	}
+	return errant
+}
+
+// diverged grants a rebuild, where the policy lets it happen without a person.
+func (d *decider) diverged(m Member, errant gtid.Set) {
+	if _, acker := d.s.Acker(m.ID); acker {
+		d.why("%s has errant transactions %s and is in the ack set", m.Name, errant)
+		return // it leaves as one that is detached
+	}
+	donor, ok := d.donor(m.ID)
+	switch {
+	case !d.s.Policy.RebuildDiverged:
+		d.why("%s has diverged (%s); the policy leaves rebuilding to you", m.Name, errant)
+	case d.lossyEnd(m.ID):
+		d.why("%s has diverged (%s) and may hold the last copy of acknowledged rows: it is not rebuilt without a person", m.Name, errant)
+	case m.RebuildsFailed >= maxRebuilds:
+		d.why("%s has diverged (%s) and %d rebuilds failed: look at its log", m.Name, errant, m.RebuildsFailed)
+	case !ok:
+		d.why("%s has diverged (%s) and no donor is free", m.Name, errant)
+	default:
+		d.commit(Command{Kind: CmdRebuild, Rebuild: &Rebuild{Recipient: m.ID, Donor: donor, Why: "diverged: " + errant.String()}})
+	}
+}
+
+// lossyEnd says that the node's last reign acknowledged rows that perhaps
+// nobody else has.
+func (d *decider) lossyEnd(id NodeID) bool {
+	for i := len(d.s.History) - 1; i >= 0; i-- {
+		if r := d.s.History[i]; r.Primary == id && r.Epoch != d.s.Epoch {
+			return r.Async || r.Lossy
+		}
+	}
+	return false
+}
+
+// donor is a healthy replica, else the primary.
+func (d *decider) donor(recipient NodeID) (NodeID, bool) {
+	free := func(id NodeID) bool {
+		return !slices.ContainsFunc(d.s.Rebuilds, func(r Rebuild) bool { return r.Donor == id || r.Recipient == id })
+	}
+	for _, m := range d.s.DataMembers() {
+		n := d.v.Node(m.ID)
+		if m.ID == recipient || m.ID == d.s.Primary || !d.fresh(n) || !free(m.ID) {
+			continue
+		}
+		if c := n.Report.Replica; n.Report.Mysqld == MysqldRunning && c != nil && c.IORunning && c.SQLRunning && c.SourceUUID == d.s.PrimaryUUID {
+			return m.ID, true
+		}
+	}
+	return d.s.Primary, d.s.Primary != recipient && free(d.s.Primary)
+}
+
+// rebuild carries out a lease until the recipient says how it ended.
+func (d *decider) rebuild(lease Rebuild, n *NodeView, m Member) {
+	if !d.fresh(n) {
+		if n.Age > rebuildSilence {
+			d.commit(Command{Kind: CmdRebuildEnd, Node: m.ID, Why: "its agent is silent"})
+		}
+		return
+	}
+	if rb := n.Report.Rebuild; rb != nil && rb.Index == lease.Index {
+		switch {
+		case rb.Err != "":
+			d.commit(Command{Kind: CmdRebuildEnd, Node: m.ID, Why: rb.Err})
+		case rb.Done:
+			d.commit(Command{Kind: CmdRebuildEnd, Node: m.ID})
+		default:
+			d.why("%s is being rebuilt from %s: %s", m.Name, d.name(lease.Donor), rb.Phase)
+		}
+		return
+	}
+	donor, _ := d.s.Member(lease.Donor)
+	d.keep(Order{To: m.ID, Op: OpRebuild, Lease: lease.Index, Source: &Source{Node: donor.ID, Host: donor.MySQLHost,
+		Port: donor.MySQLPort, UUID: donor.ServerUUID, User: m.ReplicationUser(), Password: m.ReplicationPassword}})
+	d.why("%s is being rebuilt from %s", m.Name, d.name(lease.Donor))
+}
+
+// handover keeps the coordinator away from the primary's host, so that losing
+// that host costs no election.
+func (d *decider) handover() {
+	if d.v.Self != d.s.Primary || len(d.out.Do) > 0 || d.v.Leading < 2*time.Second || d.v.PhaseAge < 2*time.Second {
+		return
+	}
+	for _, m := range d.s.Members {
+		n := d.v.Node(m.ID)
+		if m.ID == d.v.Self || !n.Voter || !d.fresh(n) {
+			continue
+		}
+		if own := d.v.Node(d.v.Self).Report; own != nil && n.Report.LastIndex+handoverBehind >= own.LastIndex {
+			d.out.Handover = m.ID
+			return
+		}
+	}
+}
+
+// handoverBehind is how many log entries a follower may lack to be handed the
+// leadership.
+const handoverBehind = 10

@@ -1,0 +1,330 @@
+package raftfsm
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"ha/mysqlctl/gtid"
+)
+
+// sealed is a member of F: it answered this epoch's seal order with a final
+// position.
+type sealed struct {
+	m   Member
+	a   *Answer
+	age time.Duration // of the answer
+}
+
+// closeEpoch closes the current epoch (R1), chooses and prepares a candidate
+// (R2) and commits the next one (R4).
+func (d *decider) closeEpoch() {
+	f, waitFor := d.sealAll()
+	if !d.closed(f) {
+		d.why("closing epoch %d (%s): sealed %s, need %s", d.s.Epoch, d.s.Why, orNobody(names(d.s, ids(f))), d.wouldClose(f))
+		d.recheck(retryStep)
+		return
+	}
+	required := d.required(f)
+	cands := d.candidates(f, required)
+	if wait := d.worthWaiting(f, cands, waitFor); wait > 0 {
+		d.why("epoch %d is closed; waiting a moment for %s", d.s.Epoch, names(d.s, waitFor))
+		d.recheck(wait)
+		return
+	}
+	if len(cands) == 0 {
+		d.why("epoch %d is closed, but no member of %s may be promoted: each lacks acknowledged rows, cannot apply them, or is errant; start %s",
+			d.s.Epoch, names(d.s, ids(f)), orNobody(names(d.s, d.missing(f))))
+		d.recheck(time.Second)
+		return
+	}
+	for _, c := range cands {
+		executed, uuid, state := d.prepare(c, required)
+		switch state {
+		case prepareReady:
+			d.promote(c, executed, uuid, f)
+			return
+		case prepareWaiting:
+			d.why("epoch %d is closed; %s applies what it has received", d.s.Epoch, c.m.Name)
+			return
+		case prepareFailed: // the next best one, if there is any
+		}
+	}
+	d.why("epoch %d is closed, but no candidate could be prepared: %s", d.s.Epoch, d.prepareError(cands))
+	d.recheck(time.Second)
+}
+
+// sealAll asks every data member to seal and gives those that did, and those
+// that may still do.
+func (d *decider) sealAll() (f []sealed, waitFor []NodeID) {
+	for _, m := range d.s.DataMembers() {
+		if _, leased := d.s.Rebuild(m.ID); leased {
+			continue // its data are no whole copy of anything
+		}
+		_, acker := d.s.Acker(m.ID)
+		o := d.give(Order{To: m.ID, Op: OpSeal, Former: !acker})
+		a := carriedOut(o)
+		switch {
+		case a == nil:
+			if n := d.v.Node(m.ID); d.fresh(n) || (n.Report == nil && n.Age <= d.s.Policy.DeadAfter) {
+				waitFor = append(waitFor, m.ID)
+			}
+		case d.amnesia(m, a):
+		default:
+			f = append(f, sealed{m: m, a: a, age: o.Age})
+		}
+	}
+	return f, waitFor
+}
+
+// amnesia says that the answer is of other data than the member acknowledged
+// with, or of less than it once held: it proves nothing.
+func (d *decider) amnesia(m Member, a *Answer) bool {
+	if acker, ok := d.s.Acker(m.ID); ok && a.ServerUUID != acker.ServerUUID {
+		return true
+	}
+	if m.ID == d.s.Primary && a.ServerUUID != d.s.PrimaryUUID {
+		return true
+	}
+	return !a.Position().Contains(d.s.Checkpoint(m.ID))
+}
+
+// closed is R1. Before the first epoch nothing was ever acknowledged; only the
+// founder may be the first primary.
+func (d *decider) closed(f []sealed) bool { return closedBy(d.s, ids(f)) }
+
+func closedBy(s *State, f []NodeID) bool {
+	if s.Primary == "" {
+		return slices.Contains(f, s.Founder)
+	}
+	return slices.Contains(f, s.Primary) || sealedAckers(s, f) >= Need(s.Ackers, s.K)
+}
+
+func sealedAckers(s *State, f []NodeID) int {
+	n := 0
+	for _, a := range s.Ackers {
+		if slices.Contains(f, a.Node) {
+			n++
+		}
+	}
+	return n
+}
+
+// wouldClose names what is missing.
+func (d *decider) wouldClose(f []sealed) string {
+	if d.s.Primary == "" {
+		return d.name(d.s.Founder)
+	}
+	text := d.name(d.s.Primary)
+	if short := Need(d.s.Ackers, d.s.K) - sealedAckers(d.s, ids(f)); d.s.K > 0 && short > 0 {
+		var rest []NodeID
+		for _, a := range d.s.Ackers {
+			if !slices.Contains(ids(f), a.Node) {
+				rest = append(rest, a.Node)
+			}
+		}
+		if short == len(rest) {
+			text += " or all of " + names(d.s, rest)
+		} else {
+			text += " or " + plural(short) + " of " + names(d.s, rest)
+		}
+	}
+	return text
+}
+
+// required is what a candidate must have executed (R2): the floor, and every
+// row that can have been acknowledged. Where the ackers close the epoch, what
+// only the old primary has is proven unacknowledged and not asked for.
+func (d *decider) required(f []sealed) gtid.Set {
+	need := d.s.Floor
+	byAckers := d.s.Primary != "" && sealedAckers(d.s, ids(f)) >= Need(d.s.Ackers, d.s.K)
+	for _, x := range f {
+		_, acker := d.s.Acker(x.m.ID)
+		if (byAckers && acker) || (!byAckers && (x.m.ID == d.s.Primary || d.s.Primary == "" && x.m.ID == d.s.Founder)) {
+			need = need.Union(x.a.Position())
+		}
+	}
+	return need
+}
+
+// candidates gives those that may be promoted, best first.
+func (d *decider) candidates(f []sealed, required gtid.Set) []sealed {
+	var out []sealed
+	for _, x := range f {
+		if d.s.Primary == "" && x.m.ID != d.s.Founder {
+			continue
+		}
+		errant := Errant(x.a.Executed, x.a.Received, d.s.Floor, d.s.PrimaryUUID)
+		if d.s.Primary == "" {
+			errant = gtid.Set{}
+		}
+		switch {
+		case x.a.ApplierError != "" && !x.a.Executed.Contains(required):
+		case x.m.NoPromote && x.m.ID != d.s.Primary:
+		case !x.a.Position().Contains(required):
+		case !errant.IsEmpty():
+		case d.newerThanOthers(x, f):
+		default:
+			out = append(out, x)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b sealed) int {
+		return cmp.Or(
+			first(a.m.ID == d.s.Target, b.m.ID == d.s.Target),
+			first(a.a.Running, b.a.Running),
+			// A primary that was sealed alive was no dead primary: it stays.
+			first(d.s.Target == "" && a.m.ID == d.s.Primary, d.s.Target == "" && b.m.ID == d.s.Primary),
+			cmp.Compare(b.a.Position().Count(), a.a.Position().Count()),
+			cmp.Compare(b.a.Executed.Count(), a.a.Executed.Count()),
+			cmp.Compare(b.m.Priority, a.m.Priority),
+			strings.Compare(a.m.Name, b.m.Name),
+		)
+	})
+	return out
+}
+
+// newerThanOthers: MySQL replicates from an older source to a newer replica,
+// not the other way.
+func (d *decider) newerThanOthers(x sealed, f []sealed) bool {
+	mine := d.v.Node(x.m.ID).Report
+	if mine == nil {
+		return false
+	}
+	for _, o := range f {
+		r := d.v.Node(o.m.ID).Report
+		if o.m.ID != x.m.ID && r != nil && r.Version != "" && CompareVersions(mine.Version, r.Version) > 0 {
+			return x.m.ID != d.s.Primary
+		}
+	}
+	return false
+}
+
+// worthWaiting says how much longer to wait for members that were heard of
+// lately, once the epoch is closed.
+func (d *decider) worthWaiting(f, cands []sealed, waitFor []NodeID) time.Duration {
+	if len(waitFor) == 0 || d.s.Primary == "" {
+		return 0
+	}
+	limit := stragglers
+	if len(cands) == 0 || len(d.ackersOf(cands[0], cands[0].a.Position(), f)) < d.s.KPolicy() {
+		limit = stragglersShort
+	}
+	return limit - d.closedFor(f)
+}
+
+// closedFor is how long ago the answer came that closed the epoch.
+func (d *decider) closedFor(f []sealed) time.Duration {
+	f = slices.Clone(f)
+	slices.SortFunc(f, func(a, b sealed) int { return cmp.Compare(b.age, a.age) })
+	for i := range f {
+		if d.closed(f[:i+1]) {
+			return f[i].age
+		}
+	}
+	return 0
+}
+
+type prepareState int
+
+const (
+	prepareWaiting prepareState = iota
+	prepareReady
+	prepareFailed
+)
+
+// prepare makes the candidate apply all it received; ready says its executed
+// set, read after that.
+func (d *decider) prepare(c sealed, required gtid.Set) (executed gtid.Set, uuid string, state prepareState) {
+	if c.a.Running && c.a.Executed.Contains(required) && c.a.Executed.Contains(c.a.Received) {
+		return c.a.Executed, c.a.ServerUUID, prepareReady // nothing to apply
+	}
+	o := d.give(Order{To: c.m.ID, Op: OpPrepare})
+	switch a := carriedOut(o); {
+	case a != nil && a.Executed.Contains(required) && a.ServerUUID == c.a.ServerUUID:
+		return a.Executed, a.ServerUUID, prepareReady
+	case a != nil, o != nil && o.Answer != nil && o.Failed > 0:
+		return gtid.Set{}, "", prepareFailed
+	case o != nil && !o.Flight && o.Failed > 0: // lost
+		return gtid.Set{}, "", prepareFailed
+	}
+	return gtid.Set{}, "", prepareWaiting
+}
+
+func (d *decider) prepareError(cands []sealed) string {
+	var out []string
+	for _, c := range cands {
+		text := "no answer"
+		if o := d.v.Node(c.m.ID).last(OpPrepare); o != nil && o.Answer != nil {
+			text = o.Answer.Err
+		}
+		out = append(out, c.m.Name+": "+text)
+	}
+	return strings.Join(out, "; ")
+}
+
+// promote is R4: one commit names the whole next reign.
+func (d *decider) promote(c sealed, executed gtid.Set, uuid string, f []sealed) {
+	var ackers []Acker
+	if d.s.Primary != "" { // the first primary has no replication accounts yet: it grows by R5
+		ackers = d.ackersOf(c, executed, f)
+	}
+	k := min(d.s.KPolicy(), len(ackers))
+	if d.s.Primary != "" && k == 0 && d.s.KPolicy() > 0 && d.s.Policy.Availability == Strict {
+		ackers, k = d.allOthers(c.m.ID), 1
+		k = min(k, len(ackers))
+	}
+	d.commit(Command{Kind: CmdPromote, Epoch: d.s.Epoch + 1, Primary: c.m.ID, PrimaryUUID: uuid,
+		Ackers: ackers, K: k, Floor: executed})
+}
+
+// ackersOf gives the members of F that can acknowledge the candidate's commits
+// at once: running, and holding nothing that it does not hold.
+func (d *decider) ackersOf(c sealed, executed gtid.Set, f []sealed) []Acker {
+	var out []Acker
+	for _, x := range f {
+		if x.m.ID != c.m.ID && x.a.Running && x.a.ServerUUID != "" && x.a.ApplierError == "" && executed.Contains(x.a.Position()) {
+			out = append(out, Acker{Node: x.m.ID, ServerUUID: x.a.ServerUUID})
+		}
+	}
+	return out
+}
+
+func (d *decider) allOthers(primary NodeID) []Acker {
+	var out []Acker
+	for _, m := range d.s.DataMembers() {
+		if _, leased := d.s.Rebuild(m.ID); m.ID != primary && m.ServerUUID != "" && !leased {
+			out = append(out, Acker{Node: m.ID, ServerUUID: m.ServerUUID})
+		}
+	}
+	return out
+}
+
+func (d *decider) missing(f []sealed) []NodeID {
+	var out []NodeID
+	for _, m := range d.s.DataMembers() {
+		if !slices.Contains(ids(f), m.ID) {
+			out = append(out, m.ID)
+		}
+	}
+	return out
+}
+
+func ids(f []sealed) []NodeID {
+	out := make([]NodeID, 0, len(f))
+	for _, x := range f {
+		out = append(out, x.m.ID)
+	}
+	return out
+}
+
+// first orders true before false.
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
