@@ -1,152 +1,198 @@
-// Package raftnode runs one member of the Raft group: hashicorp/raft with its store, its transport over
-// the agent's port and the watchdogs that it lacks. It decides nothing: who is added, promoted or
-// removed is the caller's affair.
 package raftnode
 
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"net"
+	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
 )
 
-var (
-	// ErrNotLeader says that this node does not lead: nothing was written. See [Node.Leader].
-	ErrNotLeader = errors.New("not the Raft leader")
-	// ErrOutcomeUnknown says that the group may or may not take the command in the end: leadership was
-	// lost or is being handed over, or the time was up. Look at the state before trying again.
-	ErrOutcomeUnknown = errors.New("outcome unknown")
-	// ErrLocked says that another process has the store open.
-	ErrLocked = errors.New("the Raft store is in use by another process")
-	// ErrTorn says that parts of the Raft directory are missing.
-	ErrTorn = errors.New("the Raft directory is incomplete")
-)
-
-// Timing holds Raft's clocks. A zero field takes the default.
-type Timing struct {
-	Heartbeat time.Duration // a follower that hears nothing for 1–2 times this stands for election; 300 ms
-	Election  time.Duration // a candidate that did not win tries again after 1–2 times this; 300 ms, ≥ Heartbeat
-	Lease     time.Duration // a leader that reaches no majority for this long steps down; 200 ms, ≤ Heartbeat
-	Commit    time.Duration // followers learn of a commit within 1–2 times this; 10 ms
-	DiskCheck time.Duration // a leader probes its disk this often; 1 s
-	DiskBound time.Duration // a probe that takes longer is fatal; 2 s
-}
-
-// Config is what [Open] needs. All fields are required unless they say otherwise.
-type Config struct {
-	// Dir holds raft.db and the snapshots, with the node id beside them ([LoadOrCreateID]).
-	Dir string
-	// ID is the node id from Dir.
-	ID string
-	// Addr is the host:port by which peers reach this node.
-	Addr string
-	// FSM is the replicated state. [Open] may call Apply, Snapshot and Restore on it.
-	FSM raft.FSM
-	// Listener brings the connections that peers open; closed by [Node.Shutdown].
-	Listener net.Listener
-	// Dial opens a connection to a peer (host:port).
-	Dial func(ctx context.Context, addr string) (net.Conn, error)
-	// Resolve gives the present address of a node; where it knows none, or is nil, the address in the
-	// group's configuration is used.
-	Resolve func(id string) (addr string, ok bool)
-	// Fatal is called, at most once and on a goroutine of its own, when this process must end because
-	// its node would block the group: its disk hangs while it leads, or Raft is stuck. May be nil.
-	Fatal func(reason string)
-	// Logger receives what Raft says. May be nil: nothing is logged.
-	Logger *slog.Logger
-	// Timing changes Raft's clocks; the zero value is right.
-	Timing Timing
-	// ProbeDisk writes to the disk of Dir and returns when it is down there. Nil is right but for
-	// tests: write and fdatasync a scratch file.
-	ProbeDisk func() error
-}
-
-// Server is a member of the group.
-type Server struct {
-	ID, Addr string
-	Voter    bool
-}
-
 // Node is a running member. Its methods may be used from any goroutine.
-type Node struct{}
+type Node struct {
+	cfg        Config
+	raft       *raft.Raft
+	store      *store
+	leadership chan bool
+
+	fatalOnce sync.Once
+	stuck     stuckTransfer
+	notify    chan bool     // Raft's NotifyCh
+	stop      chan struct{} // ends our goroutines
+	stopOnce  sync.Once
+	wg        sync.WaitGroup
+}
 
 // Open starts the node on what its directory holds. It never bootstraps: with an empty directory the
 // node waits until a leader adds it. When Open returns, the FSM has seen all entries that this node's
-// disk knows to be committed. A store in use gives [ErrLocked] within a second.
-func Open(cfg Config) (*Node, error) { panic("todo") }
+// disk knows to be committed: all of them after a [Node.Shutdown], all but those of the last second
+// after a crash. A store in use gives [ErrLocked] within a second.
+func Open(cfg Config) (*Node, error) {
+	cfg = cfg.withDefaults()
+	st, err := openStore(cfg)
+	if err != nil {
+		return nil, err
+	}
+	n, err := open(cfg, st)
+	if err != nil {
+		st.close()
+		return nil, err
+	}
+	return n, nil
+}
+
+func open(cfg Config, st *store) (*Node, error) {
+	fsm, err := replay(st, cfg.FSM)
+	if err != nil {
+		return nil, fmt.Errorf("replay the Raft log: %w", err)
+	}
+	if cfg.ProbeDisk == nil {
+		scratch, err := openScratch(cfg.Dir)
+		if err != nil {
+			return nil, err
+		}
+		st.scratch = scratch
+		cfg.ProbeDisk = scratch.probe
+	}
+
+	n := &Node{
+		cfg:        cfg,
+		store:      st,
+		leadership: make(chan bool, 1),
+		notify:     make(chan bool, 8),
+		stop:       make(chan struct{}),
+		stuck:      stuckTransfer{bound: 2 * cfg.Timing.Election},
+	}
+	tr := newTransport(n)
+	rc := cfg.raftConfig()
+	rc.NotifyCh = n.notify
+	if n.raft, err = raft.NewRaft(rc, fsm, st.log, st.bolt, st.snaps, tr); err != nil {
+		tr.Close()
+		return nil, fmt.Errorf("start Raft: %w", err)
+	}
+	n.wg.Go(n.drain)
+	n.wg.Go(n.noteCommits)
+	n.wg.Go(n.watchDisk)
+	return n, nil
+}
 
 // HasState tells whether the node has a log, a term or a snapshot: whether it ever belonged to a group.
-func (n *Node) HasState() bool { panic("todo") }
+func (n *Node) HasState() bool {
+	return n.raft.CurrentTerm() > 0 || n.raft.LastIndex() > 0
+}
 
 // Bootstrap makes a group with this node as its only voter. Only a founder may do it; on a node with
 // state it is an error.
-func (n *Node) Bootstrap() error { panic("todo") }
-
-// Apply has the group commit cmd and returns its index and what the FSM answered. Errors are
-// [ErrNotLeader] and [ErrOutcomeUnknown]; the context's deadline bounds the wait.
-func (n *Node) Apply(ctx context.Context, cmd []byte) (index uint64, resp any, err error) {
-	panic("todo")
+func (n *Node) Bootstrap() error {
+	return n.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
+		Suffrage: raft.Voter,
+		ID:       raft.ServerID(n.cfg.ID),
+		Address:  raft.ServerAddress(n.cfg.Addr),
+	}}}).Error()
 }
 
-// Barrier returns when the FSM has seen everything that was committed before. Call it once after
-// winning leadership. Errors as for [Node.Apply].
-func (n *Node) Barrier(ctx context.Context) error { panic("todo") }
+// Shutdown stops the node and closes its listener and store. If ctx is done first, the store stays
+// open: the disk hangs, and only the end of the process helps.
+func (n *Node) Shutdown(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() {
+		err := n.raft.Shutdown().Error() // waits, and closes the transport
+		n.stopOnce.Do(func() { close(n.stop) })
+		n.wg.Wait()
+		n.store.noteCommit(n.raft.CommitIndex())
+		done <- errors.Join(err, n.store.close())
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("stop Raft: %w", ctx.Err())
+	}
+}
 
-// VerifyLeader asks a majority whether this node still leads.
-func (n *Node) VerifyLeader(ctx context.Context) error { panic("todo") }
+// drain does nothing but empty Raft's channel: Raft stands still while it is full.
+func (n *Node) drain() {
+	leading := false
+	for {
+		select {
+		case leading = <-n.notify:
+			n.tell(leading)
+		case <-n.stop:
+			if leading {
+				n.tell(false)
+			}
+			return
+		}
+	}
+}
 
-// Leader returns the leader that this node knows of, or empty strings.
-func (n *Node) Leader() (id, addr string) { panic("todo") }
+// tell replaces what the reader of Leadership has not read yet.
+func (n *Node) tell(leading bool) {
+	for {
+		select {
+		case n.leadership <- leading:
+			return
+		default:
+		}
+		select {
+		case <-n.leadership:
+		default:
+		}
+	}
+}
 
-// IsLeader tells whether this node believes that it leads; see [Node.VerifyLeader].
-func (n *Node) IsLeader() bool { panic("todo") }
+// noteCommits keeps the commit index on disk: Raft itself forgets it. It writes at most once a second and
+// nothing while the group is idle.
+func (n *Node) noteCommits() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			n.store.noteCommit(n.raft.CommitIndex())
+		case <-n.stop:
+			return
+		}
+	}
+}
 
 // Leadership brings the latest change: true when this node has become leader, false when it no longer
 // is. Changes that were not read in time are replaced, so true may follow true: a new term.
-func (n *Node) Leadership() <-chan bool { panic("todo") }
+func (n *Node) Leadership() <-chan bool { return n.leadership }
+
+// Leader returns the leader that this node knows of, or empty strings.
+func (n *Node) Leader() (id, addr string) {
+	a, i := n.raft.LeaderWithID()
+	return string(i), string(a)
+}
+
+// IsLeader tells whether this node believes that it leads; see [Node.VerifyLeader].
+func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
 
 // Term returns the current Raft term.
-func (n *Node) Term() uint64 { panic("todo") }
+func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
 
 // LastIndex returns the index of the last entry on this node's disk, committed or not.
-func (n *Node) LastIndex() uint64 { panic("todo") }
+func (n *Node) LastIndex() uint64 { return n.raft.LastIndex() }
 
-// CommitIndex returns the index up to which this node knows entries to be committed.
-func (n *Node) CommitIndex() uint64 { panic("todo") }
+// CommitIndex returns the index up to which this node knows entries to be committed. It starts at 0 and
+// moves when a leader is heard.
+func (n *Node) CommitIndex() uint64 { return n.raft.CommitIndex() }
 
-// AppliedIndex returns the index up to which entries were handed to the FSM, which may still be at work on
-// the last of them.
-func (n *Node) AppliedIndex() uint64 { panic("todo") }
+// AppliedIndex returns the index up to which entries were handed to the FSM, which may still be at work
+// on the last of them.
+func (n *Node) AppliedIndex() uint64 { return n.raft.AppliedIndex() }
 
 // LastContact returns how long ago the leader was last heard: 0 on the leader, negative if never.
-func (n *Node) LastContact() time.Duration { panic("todo") }
-
-// Servers returns the members of the group's latest configuration, which may not be committed yet.
-func (n *Node) Servers() []Server { panic("todo") }
-
-// AddNonvoter adds a member without a vote, or changes the address of a member.
-func (n *Node) AddNonvoter(ctx context.Context, id, addr string) error { panic("todo") }
-
-// Promote gives a member its vote at once: it should have caught up before.
-func (n *Node) Promote(ctx context.Context, id, addr string) error { panic("todo") }
-
-// Demote takes a member's vote away; it stays a member.
-func (n *Node) Demote(ctx context.Context, id string) error { panic("todo") }
-
-// Remove takes a member out of the group. It is not told: it must ask others for the configuration.
-func (n *Node) Remove(ctx context.Context, id string) error { panic("todo") }
-
-// TransferLeadership hands leadership to a voter and returns when this node has stepped down. Errors
-// mean that this node may still lead.
-func (n *Node) TransferLeadership(ctx context.Context, id, addr string) error { panic("todo") }
-
-// Shutdown stops the node and closes its listener and store.
-func (n *Node) Shutdown(ctx context.Context) error { panic("todo") }
-
-// LoadOrCreateID returns the node id kept in dir, beside the Raft store; fresh tells that it is new. An
-// id whose store is gone is replaced: a node without its memory must not vote under its old id. A store
-// without its id is [ErrTorn].
-func LoadOrCreateID(dir string) (id string, fresh bool, err error) { panic("todo") }
+func (n *Node) LastContact() time.Duration {
+	if n.IsLeader() {
+		return 0
+	}
+	last := n.raft.LastContact()
+	if last.IsZero() {
+		return -1
+	}
+	return time.Since(last)
+}

@@ -1,0 +1,117 @@
+// Package raftnode runs one member of the Raft group: hashicorp/raft with its store, its transport over
+// the agent's port and the watchdogs that it lacks. It decides nothing: who is added, promoted or
+// removed is the caller's affair.
+package raftnode
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+var (
+	// ErrNotLeader says that this node does not lead: nothing was written. See [Node.Leader].
+	ErrNotLeader = errors.New("not the Raft leader")
+	// ErrOutcomeUnknown says that the group may or may not take the command in the end: leadership was
+	// lost or is being handed over, or the time was up. Look at the state before trying again.
+	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrLocked says that another process has the store open.
+	ErrLocked = errors.New("the Raft store is in use by another process")
+	// ErrTorn says that parts of the Raft directory are missing.
+	ErrTorn = errors.New("the Raft directory is incomplete")
+)
+
+// Timing holds Raft's clocks. A zero field takes the default.
+type Timing struct {
+	Heartbeat time.Duration // a follower that hears nothing for 1–2 times this stands for election; 300 ms
+	Election  time.Duration // a candidate that did not win tries again after 1–2 times this; 300 ms, ≥ Heartbeat
+	Lease     time.Duration // a leader that reaches no majority for this long steps down; 200 ms, ≤ Heartbeat
+	Commit    time.Duration // followers learn of a commit within 1–2 times this; 10 ms
+	RPC       time.Duration // a peer that does not answer for this long is dialled anew; 1 s
+	DiskCheck time.Duration // a leader probes its disk this often; 1 s
+	DiskBound time.Duration // a probe that takes longer is fatal; 2 s
+}
+
+func (t Timing) withDefaults() Timing {
+	return Timing{
+		Heartbeat: cmp.Or(t.Heartbeat, 300*time.Millisecond),
+		Election:  cmp.Or(t.Election, 300*time.Millisecond),
+		Lease:     cmp.Or(t.Lease, 200*time.Millisecond),
+		Commit:    cmp.Or(t.Commit, 10*time.Millisecond),
+		RPC:       cmp.Or(t.RPC, time.Second),
+		DiskCheck: cmp.Or(t.DiskCheck, time.Second),
+		DiskBound: cmp.Or(t.DiskBound, 2*time.Second),
+	}
+}
+
+// Config is what [Open] needs. All fields are required unless they say otherwise.
+type Config struct {
+	// Dir holds raft.db and the snapshots, with the node id beside them ([LoadOrCreateID]).
+	Dir string
+	// ID is the node id from Dir.
+	ID string
+	// Addr is the host:port by which peers reach this node.
+	Addr string
+	// FSM is the replicated state. [Open] may call Apply and Restore on it.
+	FSM raft.FSM
+	// Listener brings the connections that peers open; closed by [Node.Shutdown].
+	Listener net.Listener
+	// Dial opens a connection to a peer (host:port).
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
+	// Resolve gives the present address of a node; where it knows none, or is nil, the address in the
+	// group's configuration is used.
+	Resolve func(id string) (addr string, ok bool)
+	// Fatal is called, at most once and on a goroutine of its own, when this process must end because
+	// its node would block the group: its disk hangs while it leads, or Raft is stuck. May be nil.
+	Fatal func(reason string)
+	// Logger receives what Raft says: warnings at most once a minute each, the rest as debug. May be
+	// nil: nothing is logged.
+	Logger *slog.Logger
+	// Timing changes Raft's clocks; the zero value is right.
+	Timing Timing
+	// ProbeDisk writes to the disk of Dir and returns when it is down there. Nil is right but for
+	// tests: write and fdatasync a scratch file.
+	ProbeDisk func() error
+}
+
+const (
+	// State is small and commands are few: a snapshot every 1024 entries, and as many kept for
+	// followers that lag.
+	snapshotThreshold = 1024
+	trailingLogs      = 1024
+	snapshotsKept     = 2
+)
+
+func (c Config) raftConfig() *raft.Config {
+	rc := raft.DefaultConfig()
+	rc.LocalID = raft.ServerID(c.ID)
+	rc.HeartbeatTimeout = c.Timing.Heartbeat
+	rc.ElectionTimeout = c.Timing.Election
+	rc.LeaderLeaseTimeout = c.Timing.Lease
+	rc.CommitTimeout = c.Timing.Commit
+	rc.SnapshotThreshold = snapshotThreshold
+	rc.TrailingLogs = trailingLogs
+	rc.ShutdownOnRemove = false // it fires on a leader only; the caller handles removal
+	rc.NoLegacyTelemetry = true
+	// Open has restored the snapshot and more, see replay.
+	rc.NoSnapshotRestoreOnStart = true
+	rc.Logger = newLogger(c.Logger)
+	return rc
+}
+
+func (c Config) withDefaults() Config {
+	c.Timing = c.Timing.withDefaults()
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	if c.Fatal == nil {
+		c.Fatal = func(string) {}
+	}
+	return c
+}
