@@ -186,6 +186,10 @@ func (d *decider) replica(p *NodeView, m Member) {
 	case MysqldDown:
 		d.keep(Order{To: m.ID, Op: OpStart})
 	case MysqldRunning:
+		if r.ClusterOnDisk != "" && r.ClusterOnDisk != d.s.Cluster {
+			d.why("mysqld of %s holds the data of cluster %s: it does not follow", m.Name, r.ClusterOnDisk)
+			return
+		}
 		_, acker := d.s.Acker(m.ID)
 		if d.follows(r, acker) {
 			return
@@ -243,6 +247,8 @@ func (d *decider) diverged(m Member, errant gtid.Set) {
 	}
 	donor, ok := d.donor(m.ID)
 	switch {
+	case d.v.Node(m.ID).Report.ClusterOnDisk != d.s.Cluster:
+		d.why("%s holds data that did not come from this cluster (%s): they are not replaced without a person", m.Name, errant)
 	case !d.s.Policy.RebuildDiverged:
 		d.why("%s has diverged (%s); the policy leaves rebuilding to you", m.Name, errant)
 	case d.lossyEnd(m.ID):

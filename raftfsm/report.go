@@ -145,6 +145,8 @@ const (
 	CodeNoGrant    = "HA-NO-GRANT"    // no lease could be had for the epoch (R8)
 	CodeStray      = "HA-STRAY-ACKER" // an acker outside the ack set is attached
 	CodeFailed     = "HA-FAILED"      // the server did not do it; Err says why
+	// CodeUnreachable is set by the coordinator: no answer came.
+	CodeUnreachable = "HA-UNREACHABLE"
 )
 
 // MysqldState is how an agent finds its mysqld.
@@ -163,6 +165,7 @@ const (
 // events. Reports start things; they never prove things.
 type Report struct {
 	Node  NodeID `json:"node"`
+	Run   string `json:"run"`   // one run of the agent; random
 	Seq   uint64 `json:"seq"`   // counts the reports of one run of the agent
 	Token Token  `json:"token"` // stored
 	// LastIndex is the node's own last Raft log index.

@@ -1,0 +1,317 @@
+// Package agent runs one node: it observes its mysqld, leads when its Raft node
+// is elected, executes orders, fences itself and serves the API.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"ha/agent/api"
+	"ha/agent/raftnode"
+	"ha/agent/wire"
+	"ha/gossip"
+	"ha/raftfsm"
+)
+
+// nodeSide is what an agent does to its own mysqld, or, for a witness, does not.
+type nodeSide interface {
+	Run(ctx context.Context) error
+	Execute(ctx context.Context, o raftfsm.Order) raftfsm.Answer
+	Report() raftfsm.Report
+	Trigger()
+}
+
+// Agent is one node's daemon. Build it with New, run it once with Run.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	version string
+	id      raftfsm.NodeID
+
+	wire   *wire.Server
+	client *http.Client
+	raft   *raftnode.Node
+	fsm    *fsm
+	gossip *gossip.Gossip
+	coord  *coordinator
+	node   atomic.Pointer[nodeSide]
+	fatal  chan error
+}
+
+// New checks the configuration and reads the secret; it starts nothing. Errors
+// carry an exit code.
+func New(cfg Config, log *slog.Logger, version string) (*Agent, error) {
+	cfg.SetDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if err := cfg.ReadSecret(); err != nil {
+		return nil, err
+	}
+	return &Agent{cfg: cfg, log: log, version: version, fsm: newFSM(), fatal: make(chan error, 1)}, nil
+}
+
+// stopBound is how long each part may take to stop.
+const stopBound = 3 * time.Second
+
+// Run starts the agent and returns when ctx ends (nil) or it cannot go on (an
+// error with an exit code). mysqld is left running: it outlives its agent.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var undo []func()
+	defer func() {
+		cancel()
+		for i := len(undo) - 1; i >= 0; i-- {
+			undo[i]()
+		}
+	}()
+
+	for _, dir := range []string{a.cfg.DataDir, a.cfg.RuntimeDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return api.Failed("make directory: %w", err)
+		}
+	}
+	id, fresh, err := raftnode.LoadOrCreateID(a.cfg.DataDir)
+	if err != nil {
+		return api.Failed("node id: %w", err)
+	}
+	a.id = raftfsm.NodeID(id)
+	identity, err := wire.NewIdentity(wire.DeriveKeys(a.cfg.Secret), id)
+	if err != nil {
+		return api.Failed("certificate: %w", err)
+	}
+	a.client = wire.HTTPClient(identity)
+	a.wire, err = wire.Listen(ctx, a.cfg.Listen, identity, a.log)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return api.Failed("%w", err).WithHint("another agent, or another program, has this port: stop it, or give this agent another --listen")
+	}
+	if err != nil {
+		return api.Failed("listen: %w", err)
+	}
+	undo = append(undo, func() { a.bounded(a.wire.Shutdown) })
+
+	a.raft, err = raftnode.Open(raftnode.Config{Dir: a.cfg.DataDir, ID: id, Addr: a.cfg.Advertise, FSM: a.fsm,
+		Listener: a.wire.Raft(), Logger: a.log, Resolve: a.addressOf, Fatal: a.fail,
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			return wire.Dial(ctx, addr, wire.ProtoRaft, identity)
+		}})
+	if err != nil {
+		return api.Failed("open the Raft store: %w", err)
+	}
+	undo = append(undo, func() { a.bounded(a.raft.Shutdown) })
+	a.coord = a.newCoordinator()
+
+	// The agent stops in two steps: first what gives and takes orders, then
+	// Raft and the port, so that nobody waits for answers that cannot come.
+	group, gctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.wire.Serve(a.handler()) })
+	undo = append(undo, a.serveLocal())
+	group.Go(func() error { a.coordinate(gctx); return nil })
+	group.Go(func() error {
+		select {
+		case err := <-a.fatal:
+			return err
+		case <-gctx.Done():
+			return nil
+		}
+	})
+	group.Go(func() error {
+		if err := a.form(gctx, fresh); err != nil {
+			return err
+		}
+		stop, err := a.startGossip(identity)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		return a.serveNode(gctx)
+	})
+	stopped := make(chan error, 1)
+	go func() { stopped <- group.Wait() }()
+	select {
+	case <-gctx.Done():
+	case err = <-stopped:
+	}
+	cancel()
+	a.bounded(a.wire.Shutdown)
+	if err == nil {
+		err = <-stopped
+	}
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return err
+}
+
+func (a *Agent) bounded(stop func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopBound)
+	defer cancel()
+	if err := stop(ctx); err != nil {
+		a.log.Debug("stop", "err", err)
+	}
+}
+
+// fail ends the agent: its node would block the group.
+func (a *Agent) fail(reason string) {
+	select {
+	case a.fatal <- api.Failed("%s", reason):
+	default:
+	}
+}
+
+// form makes this node a member of a cluster: the one its data dir names, a new
+// one (no --join), or the seeds'.
+func (a *Agent) form(ctx context.Context, fresh bool) error {
+	switch {
+	case a.raft.HasState():
+		go func() { // the group goes on meanwhile
+			if err := a.resume(ctx); err != nil {
+				select {
+				case a.fatal <- err:
+				default:
+				}
+			}
+		}()
+		return nil
+	case len(a.cfg.Join) == 0:
+		return a.found(ctx)
+	}
+	if fresh {
+		a.log.Info("joining", "seeds", a.cfg.Join)
+	}
+	return a.join(ctx)
+}
+
+// startGossip begins to say who we are; the members and seeds are asked for the
+// others.
+func (a *Agent) startGossip(identity *wire.Identity) (stop func(), err error) {
+	addr, err := net.ResolveUDPAddr("udp", a.cfg.Advertise)
+	if err != nil {
+		return nil, api.Failed("advertise address %s: %w", a.cfg.Advertise, err)
+	}
+	meta := gossip.Meta{ID: string(a.id), Name: a.cfg.Name, Addr: a.cfg.Advertise, Cluster: a.cluster(), Version: a.version, Witness: a.cfg.Witness}
+	g, err := gossip.Start(gossip.Config{Meta: meta, Advertise: unmapped(addr.AddrPort()), Packets: a.wire.Packets(), Streams: a.wire.Gossip(),
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			return wire.Dial(ctx, addr, wire.ProtoGossip, identity)
+		},
+		Key: wire.DeriveKeys(a.cfg.Secret).GossipKey(), Seeds: a.peers, Logger: a.log})
+	if err != nil {
+		return nil, api.Failed("gossip: %w", err)
+	}
+	a.gossip = g
+	return func() {
+		if err := g.Stop(); err != nil {
+			a.log.Debug("stop gossip", "err", err)
+		}
+	}, nil
+}
+
+func unmapped(ap netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()) }
+
+// peers are the addresses of the other agents: members first, then seeds.
+func (a *Agent) peers() []string {
+	var out []string
+	seen := map[string]bool{a.cfg.Advertise: true}
+	s := a.fsm.State()
+	for _, m := range s.Members {
+		if !seen[m.Address] {
+			seen[m.Address] = true
+			out = append(out, m.Address)
+		}
+	}
+	for _, addr := range a.seeds() {
+		if !seen[addr] {
+			out = append(out, addr)
+		}
+	}
+	return out
+}
+
+// newCoordinator wires a coordinator to Raft and to the orders' way out.
+func (a *Agent) newCoordinator() *coordinator {
+	return &coordinator{self: a.id, fsm: a.fsm, raft: a.raft, servers: a.raftServers, change: a.changeVoters,
+		order: a.sendOrder, log: a.log, now: time.Now, kick: make(chan struct{}, 1)}
+}
+
+// coordinate coordinates whenever this node leads.
+func (a *Agent) coordinate(ctx context.Context) {
+	var wg sync.WaitGroup
+	stop := func() {}
+	defer func() { stop(); wg.Wait() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case leading := <-a.raft.Leadership():
+			stop()
+			wg.Wait() // one coordinator at a time
+			if !leading {
+				continue
+			}
+			lctx, cancel := context.WithCancel(ctx)
+			stop = cancel
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				for lctx.Err() == nil && a.raft.IsLeader() {
+					a.coord.lead(lctx)
+					_ = pause(lctx, 100*time.Millisecond) // the barrier failed; still the leader
+				}
+			}()
+		}
+	}
+}
+
+func (a *Agent) raftServers() []raftfsm.RaftServer {
+	var out []raftfsm.RaftServer
+	for _, s := range a.raft.Servers() {
+		out = append(out, raftfsm.RaftServer{ID: raftfsm.NodeID(s.ID), Voter: s.Voter})
+	}
+	return out
+}
+
+// changeVoters carries out one change of the Raft configuration.
+func (a *Agent) changeVoters(ctx context.Context, ch raftfsm.VoterChange, s raftfsm.State) error {
+	m, _ := s.Member(ch.Node)
+	switch ch.Kind {
+	case raftfsm.VoterAdd:
+		return a.raft.AddNonvoter(ctx, string(ch.Node), m.Address)
+	case raftfsm.VoterPromote:
+		return a.raft.Promote(ctx, string(ch.Node), m.Address)
+	case raftfsm.VoterDemote:
+		return a.raft.Demote(ctx, string(ch.Node))
+	case raftfsm.VoterRemove:
+		return a.raft.Remove(ctx, string(ch.Node))
+	}
+	return fmt.Errorf("unknown change %q", ch.Kind)
+}
+
+// serveLocal serves the unix socket for the command line on this host.
+func (a *Agent) serveLocal() (stop func()) {
+	path := filepath.Join(a.cfg.RuntimeDir, "ha-"+string(a.id)+".sock")
+	_ = os.Remove(path) // of an earlier run; the port is ours, so that one is gone
+	old := syscall.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	syscall.Umask(old)
+	if err != nil {
+		a.log.Warn("no local socket", "path", path, "err", err)
+		return func() {}
+	}
+	srv := &http.Server{Handler: a.local(), ReadHeaderTimeout: 5 * time.Second}
+	go func() { _ = srv.Serve(l) }()
+	return func() { _ = srv.Close() }
+}

@@ -1,0 +1,235 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"ha/agent/api"
+	"ha/agent/wire"
+	"ha/raftfsm"
+)
+
+// maxBody bounds a request: GTID sets can be long, nothing else is.
+const maxBody = 16 << 20
+
+// handler serves the agent's API.
+func (a *Agent) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+api.PathPing, answer(func(context.Context) (api.Ping, error) { return a.ping(), nil }))
+	mux.HandleFunc("GET "+api.PathSelf, answer(func(context.Context) (api.Self, error) { return a.selfView(), nil }))
+	mux.HandleFunc("GET "+api.PathStatus, answer(a.Status))
+	mux.HandleFunc("POST "+api.PathJoin, take(a.takeJoin))
+	mux.HandleFunc("POST "+api.PathReport, func(w http.ResponseWriter, r *http.Request) {
+		take(func(ctx context.Context, rep raftfsm.Report) (raftfsm.Grant, error) {
+			if wire.PeerName(r.TLS) != string(rep.Node) {
+				return raftfsm.Grant{}, fmt.Errorf("a report of %s came from %s", rep.Node, wire.PeerName(r.TLS))
+			}
+			return a.coord.report(ctx, &rep)
+		})(w, r)
+	})
+	mux.HandleFunc("POST "+api.PathOrder, take(func(ctx context.Context, o raftfsm.Order) (raftfsm.Answer, error) {
+		return a.execute(ctx, o)
+	}))
+	return mux
+}
+
+// local serves the unix socket: what reads, and nothing that changes.
+func (a *Agent) local() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+api.PathPing, answer(func(context.Context) (api.Ping, error) { return a.ping(), nil }))
+	mux.HandleFunc("GET "+api.PathSelf, answer(func(context.Context) (api.Self, error) { return a.selfView(), nil }))
+	mux.HandleFunc("GET "+api.PathStatus, answer(a.Status))
+	return mux
+}
+
+// answer serves a document.
+func answer[T any](get func(context.Context) (T, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		doc, err := get(r.Context())
+		reply(w, doc, err)
+	}
+}
+
+// take serves a document that answers one.
+func take[In, Out any](do func(context.Context, In) (Out, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&in); err != nil {
+			http.Error(w, "read request: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+		out, err := do(r.Context(), in)
+		reply(w, out, err)
+	}
+}
+
+func reply(w http.ResponseWriter, doc any, err error) {
+	if err != nil {
+		code := http.StatusInternalServerError
+		if errors.Is(err, errNotCoordinator) {
+			code = http.StatusMisdirectedRequest
+		}
+		http.Error(w, err.Error(), code)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(doc) // the peer is gone: nobody is left to tell
+}
+
+// call sends a document to another agent and reads the one that answers it.
+func call[Out any](ctx context.Context, client *http.Client, addr, path string, in any) (Out, error) {
+	var out Out
+	method, body := http.MethodGet, io.Reader(nil)
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return out, fmt.Errorf("encode request: %w", err)
+		}
+		method, body = http.MethodPost, bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+addr+path, body)
+	if err != nil {
+		return out, fmt.Errorf("request to %s: %w", addr, err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return out, wire.ClassifyDialError(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
+		err := fmt.Errorf("%s%s: %s: %s", addr, path, resp.Status, bytes.TrimSpace(text))
+		if resp.StatusCode == http.StatusMisdirectedRequest {
+			err = fmt.Errorf("%w (%s)", errNotCoordinator, addr)
+		}
+		return out, err
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&out); err != nil {
+		return out, fmt.Errorf("read answer of %s: %w", addr, err)
+	}
+	return out, nil
+}
+
+// execute carries out an order that came from a coordinator.
+func (a *Agent) execute(ctx context.Context, o raftfsm.Order) (raftfsm.Answer, error) {
+	if o.To != a.id {
+		return raftfsm.Answer{}, fmt.Errorf("an order for %s came to %s", o.To, a.id)
+	}
+	n := a.node.Load()
+	if n == nil {
+		return raftfsm.Answer{Token: o.Token, Op: o.Op, Code: raftfsm.CodeBusy, Err: "the agent is starting"}, nil
+	}
+	return (*n).Execute(ctx, o), nil
+}
+
+// sendOrder gives an order to its agent, which may be this one.
+func (a *Agent) sendOrder(ctx context.Context, o raftfsm.Order) (raftfsm.Answer, error) {
+	if o.To == a.id {
+		return a.execute(ctx, o)
+	}
+	addr, ok := a.addressOf(string(o.To))
+	if !ok {
+		return raftfsm.Answer{}, fmt.Errorf("no address of %s is known", o.To)
+	}
+	return call[raftfsm.Answer](ctx, a.client, addr, api.PathOrder, o)
+}
+
+// sendReport gives a report to the coordinator, which may be this node.
+func (a *Agent) sendReport(ctx context.Context, r raftfsm.Report) (raftfsm.Grant, error) {
+	id, addr := a.raft.Leader()
+	switch {
+	case id == "":
+		return raftfsm.Grant{}, errNotCoordinator
+	case id == string(a.id):
+		return a.coord.report(ctx, &r)
+	}
+	if now, ok := a.addressOf(id); ok {
+		addr = now
+	}
+	return call[raftfsm.Grant](ctx, a.client, addr, api.PathReport, r)
+}
+
+// addressOf gives where a node's agent is: as the group knows, else as gossip
+// says.
+func (a *Agent) addressOf(id string) (string, bool) {
+	s := a.fsm.State()
+	if m, ok := s.Member(raftfsm.NodeID(id)); ok {
+		return m.Address, true
+	}
+	if a.gossip != nil {
+		for _, p := range a.gossip.Peers() {
+			if p.ID == id {
+				return p.Addr, true
+			}
+		}
+	}
+	return "", false
+}
+
+func (a *Agent) ping() api.Ping {
+	_, leader := a.leader()
+	return api.Ping{Node: a.id, Name: a.cfg.Name, Cluster: a.cluster(), Leader: leader, Version: a.version}
+}
+
+// leader gives the Raft leader's id and its agent's address; empty: none known.
+func (a *Agent) leader() (id, addr string) {
+	id, addr = a.raft.Leader()
+	if now, ok := a.addressOf(id); ok && id != "" {
+		addr = now
+	}
+	return id, addr
+}
+
+func (a *Agent) cluster() string {
+	s := a.fsm.State()
+	return s.Cluster
+}
+
+// selfView is what this agent knows by itself, without secrets.
+func (a *Agent) selfView() api.Self {
+	leader, _ := a.raft.Leader()
+	self := api.Self{Node: a.id, Name: a.cfg.Name, Leader: raftfsm.NodeID(leader), State: withoutSecrets(a.fsm.State())}
+	if n := a.node.Load(); n != nil {
+		r := (*n).Report()
+		self.Report = &r
+	}
+	for _, srv := range a.raftServers() {
+		self.Raft = append(self.Raft, api.RaftServer{ID: srv.ID, Voter: srv.Voter})
+	}
+	return self
+}
+
+func withoutSecrets(s raftfsm.State) raftfsm.State {
+	s.AgentPassword = ""
+	for i := range s.Members {
+		s.Members[i].ReplicationPassword = ""
+	}
+	return s
+}
+
+// statusBound is how long an agent waits for another one's answer when it
+// answers for the cluster.
+const statusBound = time.Second
+
+// Status answers for the cluster: by itself if it coordinates, through the
+// coordinator if there is one, else from what every agent knows by itself.
+func (a *Agent) Status(ctx context.Context) (api.Status, error) {
+	if st, ok := a.coordinatorStatus(); ok {
+		return st, nil
+	}
+	if id, addr := a.leader(); id != "" && id != string(a.id) {
+		cctx, cancel := context.WithTimeout(ctx, statusBound)
+		st, err := call[api.Status](cctx, a.client, addr, api.PathStatus+"?direct=1", nil)
+		cancel()
+		if err == nil && st.Coordinator != "" {
+			return st, nil
+		}
+	}
+	return a.gather(ctx), nil
+}

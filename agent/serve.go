@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"ha/raftfsm"
+)
+
+// serveNode runs the node side once the group knows this node, and keeps what
+// the command line needs on disk.
+func (a *Agent) serveNode(ctx context.Context) error {
+	s, err := a.awaitMembership(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // the agent is being stopped
+	}
+	n, err := a.newNode(s)
+	if err != nil {
+		return err
+	}
+	a.node.Store(&n)
+	go a.keepPeers(ctx)
+	return n.Run(ctx)
+}
+
+// awaitMembership waits until this node's copy of the state has this node in it.
+func (a *Agent) awaitMembership(ctx context.Context) (raftfsm.State, error) {
+	for {
+		s, changed := a.fsm.Watch()
+		if _, ok := s.Member(a.id); ok && s.Cluster != "" {
+			return s, nil
+		}
+		select {
+		case <-ctx.Done():
+			return s, ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// peersFile lets the command line find the cluster when the local agent is down.
+const peersFile = "peers.json"
+
+// keepPeers writes the members' addresses whenever they change.
+func (a *Agent) keepPeers(ctx context.Context) {
+	var last []string
+	for {
+		s, changed := a.fsm.Watch()
+		var now []string
+		for _, m := range s.Members {
+			now = append(now, m.Address)
+		}
+		if !slices.Equal(last, now) {
+			if err := writePeers(filepath.Join(a.cfg.DataDir, peersFile), now); err != nil {
+				a.log.Warn("peers not written", "err", err)
+			}
+			last = now
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+			_ = pause(ctx, 100*time.Millisecond) // many changes, one write
+		}
+	}
+}
+
+func writePeers(path string, addrs []string) error {
+	b, err := json.Marshal(addrs)
+	if err != nil {
+		return err
+	}
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
