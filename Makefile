@@ -32,7 +32,7 @@ race: deps ## the race detector over the packages that need no mysqld
 fuzz: deps ## each fuzz target for FUZZTIME (20s)
 	@scripts/fuzz.sh $(FUZZTIME)
 
-demo: deps ## a cluster on this machine that loses its primary before your eyes
+demo: build ## a cluster on this machine that loses its primary before your eyes
 	@scripts/demo.sh
 
 bench-failover: deps ## how long clients wait when the primary dies
