@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -120,13 +122,15 @@ type rejoiner struct {
 }
 
 func (r *rejoiner) pass() {
+	alive := r.g.aliveAddrs()
 	if due := r.g.rivalsDue(); len(due) > 0 {
-		r.g.contact(r.g.ctx, due)
+		// Is the rival there? And if it is our former self, peers that took us for a rival of that one
+		// have to be told again that we are here.
+		r.g.contact(r.g.ctx, slices.AppendSeq(due, maps.Keys(alive)))
 	}
 	if r.g.cfg.Seeds == nil {
 		return
 	}
-	alive := r.g.aliveAddrs()
 	var missing []string
 	for _, seed := range r.g.cfg.Seeds() {
 		if len(r.found[seed]) == 0 || len(r.missing(seed, alive)) > 0 {
