@@ -1,0 +1,359 @@
+package mysqlctl
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/go-mysql-org/go-mysql/replication"
+
+	"ha/mysqlctl/gtid"
+)
+
+const (
+	headerSize   = replication.EventHeaderSize
+	checksumSize = replication.BinlogChecksumLength
+	windowSize   = 1 << 20
+	// verifyTail is how much of the end of a file has its checksums verified: what
+	// lies before was followed by more that mysqld wrote.
+	verifyTail = 16 << 20
+)
+
+// errTorn ends the reading of a file whose last transaction was written in part.
+var errTorn = errors.New("written in part")
+
+// binlogReader walks the events of one binary log file.
+type binlogReader struct {
+	file      io.ReaderAt
+	size      int64
+	window    []byte
+	windowOff int64
+	parser    *replication.BinlogParser
+	checksums bool // events end with a CRC32
+	begun     bool // Previous_gtids was seen
+	gtids     gtidCollector
+}
+
+// readBinlog returns the GTIDs in a binary log file: Previous_gtids and those of all
+// complete transactions. begun is false if the file ends before Previous_gtids.
+func readBinlog(name string) (set gtid.Set, begun bool, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return set, false, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return set, false, err
+	}
+	r := &binlogReader{file: f, size: st.Size(), parser: replication.NewBinlogParser()}
+	r.parser.SetVerifyChecksum(true)
+	if err := r.walk(); err != nil {
+		return set, false, err
+	}
+	set, err = r.gtids.set()
+	return set, r.begun, err
+}
+
+// at returns n bytes at off, which stay valid until the next call.
+func (r *binlogReader) at(off int64, n int) ([]byte, error) {
+	if off+int64(n) > r.size {
+		return nil, errTorn
+	}
+	if off < r.windowOff || off+int64(n) > r.windowOff+int64(len(r.window)) {
+		r.window = make([]byte, max(int64(n), min(windowSize, r.size-off)))
+		r.windowOff = off
+		if _, err := r.file.ReadAt(r.window, off); err != nil {
+			return nil, err
+		}
+	}
+	return r.window[off-r.windowOff:][:n], nil
+}
+
+// event is the header of one event.
+type event struct {
+	kind replication.EventType
+	off  int64
+	size int64
+}
+
+func (e event) end() int64 { return e.off + e.size }
+
+// header reads the event at off. errTorn if the file ends within it, or if nothing
+// but zeros follow, which a file system leaves behind after a power loss.
+func (r *binlogReader) header(off int64) (event, error) {
+	h, err := r.at(off, headerSize)
+	if err != nil {
+		return event{}, err
+	}
+	e := event{kind: replication.EventType(h[4]), off: off, size: int64(binary.LittleEndian.Uint32(h[9:]))}
+	if e.size == 0 && bytes.Count(h, []byte{0}) == len(h) {
+		return e, errTorn
+	}
+	if e.size < headerSize {
+		return e, fmt.Errorf("%w: an event of %d bytes at %d", ErrUnreadable, e.size, off)
+	}
+	if e.end() > r.size {
+		return e, errTorn
+	}
+	return e, nil
+}
+
+func (r *binlogReader) walk() error {
+	magic, err := r.at(0, 4)
+	if errors.Is(err, errTorn) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(magic, replication.BinLogFileHeader) {
+		return fmt.Errorf("%w: it begins with % x: encrypted?", ErrUnreadable, magic)
+	}
+	for off := int64(len(magic)); off < r.size; {
+		next, err := r.step(off)
+		if errors.Is(err, errTorn) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		off = next
+	}
+	return nil
+}
+
+// step reads one event, or one whole transaction, and returns where the next begins.
+func (r *binlogReader) step(off int64) (int64, error) {
+	e, err := r.header(off)
+	if err != nil {
+		return 0, err
+	}
+	switch e.kind {
+	case replication.FORMAT_DESCRIPTION_EVENT:
+		parsed, err := r.parse(e)
+		if err != nil {
+			return 0, err
+		}
+		fde, ok := parsed.(*replication.FormatDescriptionEvent)
+		r.checksums = ok && fde.ChecksumAlgorithm == replication.BINLOG_CHECKSUM_ALG_CRC32
+	case replication.PREVIOUS_GTIDS_EVENT:
+		raw, err := r.at(e.off, int(e.size))
+		if err != nil {
+			return 0, err
+		}
+		body := raw[headerSize:]
+		if r.checksums {
+			body = body[:len(body)-checksumSize]
+		}
+		if err := r.gtids.addPrevious(body); err != nil {
+			return 0, err
+		}
+		r.begun = true
+	case replication.GTID_EVENT, replication.GTID_TAGGED_LOG_EVENT:
+		return r.transaction(e)
+	}
+	return e.end(), nil
+}
+
+// transaction reads the transaction that begins with the GTID event e.
+func (r *binlogReader) transaction(e event) (int64, error) {
+	parsed, err := r.parse(e)
+	if err != nil {
+		return 0, err
+	}
+	var g replication.GTIDEvent
+	switch ev := parsed.(type) {
+	case *replication.GTIDEvent:
+		g = *ev
+	case *replication.GtidTaggedLogEvent:
+		g = ev.GTIDEvent
+	default:
+		return 0, fmt.Errorf("%w: %T at %d", ErrUnreadable, parsed, e.off)
+	}
+	sid, tag, number := bytes.Clone(g.SID), g.Tag.String(), g.GNO
+	end := e.off + int64(g.TransactionLength)
+	if g.TransactionLength == 0 { // MySQL 5.7 does not say
+		if end, err = r.findEnd(e.end()); err != nil {
+			return 0, err
+		}
+	}
+	if end > r.size {
+		return 0, errTorn
+	}
+	if end > r.size-verifyTail {
+		if err := r.verify(e.off, end); err != nil {
+			return 0, err
+		}
+	}
+	r.gtids.add(sid, tag, uint64(number), uint64(number))
+	return end, nil
+}
+
+// verify checks that whole events with right checksums fill off to end.
+func (r *binlogReader) verify(off, end int64) error {
+	for off < end {
+		e, err := r.header(off)
+		if err != nil {
+			return err
+		}
+		if r.checksums {
+			sum := crc32.NewIEEE()
+			if _, err := io.Copy(sum, io.NewSectionReader(r.file, e.off, e.size-checksumSize)); err != nil {
+				return err
+			}
+			want, err := r.at(e.end()-checksumSize, checksumSize)
+			if err != nil {
+				return err
+			}
+			if sum.Sum32() != binary.LittleEndian.Uint32(want) {
+				return fmt.Errorf("%w: checksum of the event at %d", ErrUnreadable, e.off)
+			}
+		}
+		off = e.end()
+	}
+	if off != end {
+		return fmt.Errorf("%w: the transaction at %d has not the length it says", ErrUnreadable, off)
+	}
+	return nil
+}
+
+// findEnd looks for the event that ends a transaction.
+func (r *binlogReader) findEnd(off int64) (int64, error) {
+	for {
+		e, err := r.header(off)
+		if err != nil {
+			return 0, err
+		}
+		switch e.kind {
+		case replication.XID_EVENT, replication.XA_PREPARE_LOG_EVENT:
+			return e.end(), nil
+		case replication.QUERY_EVENT:
+			parsed, err := r.parse(e)
+			if err != nil {
+				return 0, err
+			}
+			if q, ok := parsed.(*replication.QueryEvent); ok && !opens(string(q.Query)) {
+				return e.end(), nil
+			}
+		case replication.GTID_EVENT, replication.ROTATE_EVENT, replication.STOP_EVENT:
+			return e.off, nil
+		}
+		off = e.end()
+	}
+}
+
+// opens reports whether a statement begins a transaction or is one step in it.
+func opens(query string) bool {
+	for _, word := range []string{"BEGIN", "XA START", "XA END", "SAVEPOINT", "ROLLBACK TO"} {
+		if strings.HasPrefix(query, word) {
+			return true
+		}
+	}
+	return false
+}
+
+// parse hands one event to go-mysql.
+func (r *binlogReader) parse(e event) (replication.Event, error) {
+	raw, err := r.at(e.off, int(e.size))
+	if err != nil {
+		return nil, err
+	}
+	var parsed replication.Event
+	_, err = r.parser.ParseSingleEvent(bytes.NewReader(raw), func(ev *replication.BinlogEvent) error {
+		parsed = ev.Event
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: event at %d: %w", ErrUnreadable, e.off, err)
+	}
+	return parsed, nil
+}
+
+// gtidCollector gathers GTIDs, of which the next is mostly one more than the last.
+type gtidCollector struct {
+	runs map[string][][2]uint64 // first and last, by "uuid:tag" or "uuid"
+}
+
+func (c *gtidCollector) add(sid []byte, tag string, first, last uint64) {
+	h := hex.EncodeToString(sid)
+	key := strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
+	if tag != "" {
+		key += ":" + tag
+	}
+	if c.runs == nil {
+		c.runs = make(map[string][][2]uint64)
+	}
+	runs := c.runs[key]
+	if n := len(runs); n > 0 && runs[n-1][1]+1 == first {
+		runs[n-1][1] = last
+		return
+	}
+	c.runs[key] = append(runs, [2]uint64{first, last})
+}
+
+func (c *gtidCollector) set() (gtid.Set, error) {
+	var text strings.Builder
+	for key, runs := range c.runs {
+		text.WriteString("," + key)
+		for _, run := range runs {
+			fmt.Fprintf(&text, ":%d-%d", run[0], run[1])
+		}
+	}
+	return gtid.Parse(strings.TrimPrefix(text.String(), ","))
+}
+
+// addPrevious decodes a Previous_gtids event. go-mysql 1.16 loses the uuid of a
+// source that has tagged GTIDs only, and so counts them to another source.
+func (c *gtidCollector) addPrevious(body []byte) error {
+	bad := fmt.Errorf("%w: Previous_gtids", ErrUnreadable)
+	if len(body) < 8 {
+		return bad
+	}
+	// The last byte is the format: 0 without tags; with tags (1) it is at both
+	// ends of the number, and the number of sources between them.
+	head := binary.LittleEndian.Uint64(body)
+	tagged := body[7] == 1
+	sources := head
+	if tagged {
+		sources = head << 8 >> 16
+	}
+	body = body[8:]
+	for range sources {
+		if len(body) < 16 {
+			return bad
+		}
+		sid, tag := body[:16], ""
+		body = body[16:]
+		if tagged {
+			if len(body) < 1 || len(body) < 1+int(body[0]>>1) {
+				return bad
+			}
+			n := int(body[0] >> 1)
+			tag, body = string(body[1:1+n]), body[1+n:]
+		}
+		if len(body) < 8 {
+			return bad
+		}
+		intervals := binary.LittleEndian.Uint64(body)
+		body = body[8:]
+		if intervals > uint64(len(body))/16 {
+			return bad
+		}
+		for range intervals {
+			first, after := binary.LittleEndian.Uint64(body), binary.LittleEndian.Uint64(body[8:])
+			if first == 0 || after <= first {
+				return bad
+			}
+			c.add(sid, tag, first, after-1)
+			body = body[16:]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,338 @@
+package mysqlctl
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"ha/mysqlctl/gtid"
+)
+
+// drainSlice is how long one wait for the applier lasts before its health is
+// looked at again.
+const drainSlice = 50 * time.Millisecond
+
+// Position reads what the server has received and executed, in this order. It is
+// a final position only where nothing can be added: see SealReplica and Fence.
+func (s *Server) Position(ctx context.Context) (Position, error) {
+	var pos Position
+	err := s.read(ctx, func(rows *sql.Rows) error {
+		pos = Position{}
+		for {
+			for rows.Next() {
+				var kind, text string
+				if err := rows.Scan(&kind, &text); err != nil {
+					return err
+				}
+				set, err := gtid.Parse(text)
+				if err != nil {
+					return err
+				}
+				if kind == "received" {
+					pos.Received = pos.Received.Union(set)
+				} else {
+					pos.Executed = set
+				}
+			}
+			if !rows.NextResultSet() {
+				return rows.Err()
+			}
+		}
+	}, `SELECT 'received', RECEIVED_TRANSACTION_SET FROM performance_schema.replication_connection_status; SELECT 'executed', @@global.gtid_executed`)
+	return pos, err
+}
+
+// SealReplica stops the receiver of every channel, sees that it is stopped, and
+// then reads the position. Nothing is acknowledged after it returned: the position
+// is final. The applier goes on. Takes 5 ms. ErrNotSealed if a receiver still runs.
+func (s *Server) SealReplica(ctx context.Context) (Position, error) {
+	d, err := s.dialect()
+	if err != nil {
+		return Position{}, err
+	}
+	if err := s.exec(ctx, d.stopReceiver()); err != nil {
+		return Position{}, fmt.Errorf("stop receiver: %w", err)
+	}
+	var running int
+	err = s.readOne(ctx, []any{&running}, `SELECT COUNT(*) FROM performance_schema.replication_connection_status WHERE SERVICE_STATE <> 'OFF'`)
+	if err != nil {
+		return Position{}, err
+	}
+	if running > 0 {
+		return Position{}, fmt.Errorf("%w: %d receivers run", ErrNotSealed, running)
+	}
+	return s.Position(ctx)
+}
+
+// applier is the state of the applier threads of all channels.
+type applier struct {
+	Position
+	channels int
+	running  int
+	err      ReplicaError
+}
+
+func (a applier) drained() bool { return a.Executed.Contains(a.Received) }
+
+func (s *Server) applier(ctx context.Context) (applier, error) {
+	var a applier
+	d, err := s.dialect()
+	if err != nil {
+		return a, err
+	}
+	sets, err := s.readSets(ctx, d.showReplica()+`; SELECT 'now' AS kind, @@global.gtid_executed AS executed`)
+	if err != nil {
+		return a, err
+	}
+	a.channels = len(sets["replica"])
+	for _, c := range sets["replica"] {
+		received, err := gtid.Parse(c["Retrieved_Gtid_Set"])
+		if err != nil {
+			return a, err
+		}
+		a.Received = a.Received.Union(received)
+		if isOn(strings.ToUpper(c["Replica_SQL_Running"])) {
+			a.running++
+		}
+		if n := number(c["Last_SQL_Errno"]); n != 0 {
+			a.err = ReplicaError{int(n), c["Last_SQL_Error"]}
+		}
+	}
+	a.Executed, err = gtid.Parse(sets["now"][0]["executed"])
+	return a, err
+}
+
+// Drain waits until everything that was received when it began is executed, and
+// returns the executed set. It starts an applier that is stopped without an error.
+// A transaction that was received in part does not hold it up. ErrApplier if the
+// applier stands on an error. 1 ms where there is nothing to drain.
+func (s *Server) Drain(ctx context.Context) (gtid.Set, error) {
+	first, err := s.Position(ctx)
+	if err != nil {
+		return gtid.Set{}, err
+	}
+	if first.Executed.Contains(first.Received) {
+		return first.Executed, nil
+	}
+	d, err := s.dialect()
+	if err != nil {
+		return gtid.Set{}, err
+	}
+	started := false
+	for {
+		a, err := s.applier(ctx)
+		switch {
+		case err != nil:
+			return gtid.Set{}, err
+		case a.Executed.Contains(first.Received):
+			return a.Executed, nil
+		case a.channels == 0:
+			return a.Executed, fmt.Errorf("%w: no channel", ErrApplier)
+		case a.running < a.channels && (a.err.Number != 0 && started || a.err.Number != 0 && !retryable(a.err)):
+			return a.Executed, fmt.Errorf("%w: %d %s", ErrApplier, a.err.Number, a.err.Text)
+		case a.running < a.channels:
+			if err := s.exec(ctx, d.startApplier()); err != nil {
+				return a.Executed, fmt.Errorf("start applier: %w", err)
+			}
+			started = true
+		}
+		var result int
+		err = s.readOne(ctx, []any{&result}, "SELECT WAIT_FOR_EXECUTED_GTID_SET(?, ?)", first.Received.String(), drainSlice.Seconds())
+		if err != nil {
+			return a.Executed, fmt.Errorf("drain: %w", err)
+		}
+	}
+}
+
+// retryable: the applier was KILLed (StopApplier did that), it stands on nothing.
+func retryable(e ReplicaError) bool { return e.Number == 1317 || e.Number == 1927 || e.Number == 3546 }
+
+// StopApplier stops the applier without a wait for the rest of a transaction that
+// was received in part: STOP REPLICA waits a minute for it. So the worker that has
+// such a transaction open is KILLed, which rolls it back; it is applied anew when
+// it is complete. The receiver has to be stopped.
+func (s *Server) StopApplier(ctx context.Context) error {
+	d, err := s.dialect()
+	if err != nil {
+		return err
+	}
+	a, err := s.applier(ctx)
+	if err != nil {
+		return err
+	}
+	if a.running == 0 {
+		return nil
+	}
+	if err := s.killPartial(ctx, a.Position); err != nil {
+		return err
+	}
+	if err := s.exec(ctx, d.stopApplier()); err != nil {
+		return fmt.Errorf("stop applier: %w", err)
+	}
+	return nil
+}
+
+// killPartial KILLs the workers that apply what was not received completely.
+func (s *Server) killPartial(ctx context.Context, pos Position) error {
+	all := pos.All()
+	var partial []uint64
+	err := s.read(ctx, func(rows *sql.Rows) error {
+		partial = nil
+		for rows.Next() {
+			var text string
+			var id uint64
+			if err := rows.Scan(&text, &id); err != nil {
+				return err
+			}
+			set, err := gtid.Parse(text)
+			if err != nil { // ANONYMOUS
+				continue
+			}
+			if !all.Contains(set) {
+				partial = append(partial, id)
+			}
+		}
+		return nil
+	}, `SELECT w.APPLYING_TRANSACTION, t.PROCESSLIST_ID FROM performance_schema.replication_applier_status_by_worker w
+ JOIN performance_schema.threads t ON t.THREAD_ID = w.THREAD_ID WHERE w.APPLYING_TRANSACTION <> ''`)
+	if err != nil {
+		return err
+	}
+	for _, id := range partial {
+		if err := s.killSession(id, 0); err != nil {
+			return fmt.Errorf("end worker %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// ResetReplica removes the replication channels of a server that is a primary now:
+// housekeeping after writes are open. 30 ms. Refused (ErrApplier) while something
+// received is not executed: it would be lost.
+func (s *Server) ResetReplica(ctx context.Context) error {
+	d, err := s.dialect()
+	if err != nil {
+		return err
+	}
+	if _, err := s.SealReplica(ctx); err != nil {
+		return err
+	}
+	a, err := s.applier(ctx)
+	if err != nil || a.channels == 0 {
+		return err
+	}
+	if !a.drained() {
+		return fmt.Errorf("%w: %s is received and not executed", ErrApplier, a.Received.Minus(a.Executed))
+	}
+	if err := s.StopApplier(ctx); err != nil {
+		return err
+	}
+	if err := s.exec(ctx, d.resetReplicaAll()); err != nil {
+		return fmt.Errorf("reset replica: %w", err)
+	}
+	return nil
+}
+
+// SetReplicaAck makes the receiver acknowledge, or not, and verifies it: the flag
+// alone does nothing while the receiver runs, so that is restarted. As long as it
+// is the only acknowledger, commits wait for up to a second meanwhile: do not do
+// it then. A receiver that is stopped stays so. Nothing to do if it is so already.
+func (s *Server) SetReplicaAck(ctx context.Context, on bool) error {
+	d, err := s.dialect()
+	if err != nil {
+		return err
+	}
+	st, err := s.Status(ctx)
+	if err != nil {
+		return err
+	}
+	runs := st.Replica != nil && st.Replica.IOState != "No"
+	flag, err := s.ackFlag(ctx)
+	if err != nil {
+		return err
+	}
+	if flag == on && (!runs || st.ReplicaAck == on && st.Replica.IOState == "Yes") {
+		return nil
+	}
+	if runs {
+		if err := s.exec(ctx, d.stopReceiver()); err != nil {
+			return fmt.Errorf("stop receiver: %w", err)
+		}
+	}
+	if err := s.setAckFlag(ctx, on); err != nil {
+		return err
+	}
+	if !runs {
+		return nil
+	}
+	if err := s.exec(ctx, d.startReceiver()); err != nil {
+		return fmt.Errorf("start receiver: %w", err)
+	}
+	return s.awaitReceiver(ctx, on)
+}
+
+func (s *Server) ackFlag(ctx context.Context) (on bool, err error) {
+	s.mu.Lock()
+	info := s.info
+	s.mu.Unlock()
+	if !info.replica {
+		return false, nil
+	}
+	err = s.readOne(ctx, []any{&on}, "SELECT @@global."+info.dialect.semiReplica())
+	return on, err
+}
+
+func (s *Server) setAckFlag(ctx context.Context, on bool) error {
+	s.mu.Lock()
+	info := s.info
+	s.mu.Unlock()
+	if !info.replica {
+		if on {
+			return fmt.Errorf("%w: the semi-sync replica plugin is not loaded", ErrUnsupported)
+		}
+		return nil
+	}
+	value := "OFF"
+	if on {
+		value = "ON"
+	}
+	return s.exec(ctx, "SET GLOBAL "+info.dialect.semiReplica()+" = "+value)
+}
+
+// awaitReceiver waits until the receiver is connected and acknowledges, or not, as
+// wanted. An error it stands on, or has met while connecting, is returned at once.
+func (s *Server) awaitReceiver(ctx context.Context, ack bool) error {
+	last := errors.New("no channel")
+	for {
+		st, err := s.Status(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			return err
+		case err != nil:
+		case st.Replica == nil:
+		case st.Replica.IOState == "Yes" && st.ReplicaAck == ack:
+			return nil
+		case st.Replica.IOState == "Yes":
+			last = ErrNotAcking
+		case st.Replica.IOError.Number != 0:
+			return fmt.Errorf("%w: %d %s", ErrNotConnected, st.Replica.IOError.Number, st.Replica.IOError.Text)
+		default:
+			last = fmt.Errorf("%w: %s", ErrNotConnected, st.Replica.IOState)
+		}
+		if !sleep(ctx, 4*time.Millisecond) {
+			return errors.Join(last, ctx.Err())
+		}
+	}
+}
+
+func (s *Server) dialect() (dialect, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pool == nil {
+		return dialect{}, ErrNotRunning
+	}
+	return s.info.dialect, nil
+}
