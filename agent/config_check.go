@@ -120,7 +120,7 @@ func (c *Config) checkSecret(f *faults) {
 	}
 }
 
-// ReadSecret reads SecretFile into Secret.
+// ReadSecret moves what is in SecretFile to Secret.
 func (c *Config) ReadSecret() error {
 	if c.SecretFile == "" || c.Secret != "" {
 		return nil
@@ -129,7 +129,7 @@ func (c *Config) ReadSecret() error {
 	if err != nil {
 		return api.Usage("secret_file: %w", err)
 	}
-	c.Secret = secret
+	c.Secret, c.SecretFile = secret, ""
 	return nil
 }
 

@@ -68,12 +68,25 @@ type NodeStatus struct {
 	Doing        string              `json:"doing,omitempty"` // rebuild progress and the like
 }
 
+// Severity says how urgent an issue is.
+type Severity string
+
+// The severities, worst first.
+const (
+	Critical Severity = "critical"
+	Warning  Severity = "warning"
+	Info     Severity = "info"
+)
+
 // Issue is something an operator should know.
 type Issue struct {
-	Code string `json:"code"`           // stable word, HA-...
-	Node string `json:"node,omitempty"` // name
-	Text string `json:"text"`           // what is wrong
-	Next string `json:"next,omitempty"` // what to do
+	Code string `json:"code"` // stable word, HA-...
+	// Severity is critical (clients cannot write, or data are at stake),
+	// warning (the next fault may be critical) or info.
+	Severity Severity `json:"severity"`
+	Node     string   `json:"node,omitempty"` // name
+	Text     string   `json:"text"`           // what is wrong
+	Next     string   `json:"next,omitempty"` // what to do
 }
 
 // Self is what one agent knows by itself, without a coordinator.

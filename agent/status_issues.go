@@ -1,0 +1,390 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"ha/agent/api"
+	"ha/raftfsm"
+)
+
+// Code words of what status finds. They are stable: scripts know them.
+const (
+	IssueNoQuorum       = "HA-NO-QUORUM"
+	IssueNoPrimary      = "HA-NO-PRIMARY"
+	IssueChanging       = "HA-CHANGING"        // an epoch is being closed or opened
+	IssueNodeDown       = "HA-NODE-DOWN"       // nothing is heard of agent or mysqld
+	IssueAgentDown      = "HA-AGENT-DOWN"      // mysqld lives, its agent is silent
+	IssueMysqldDown     = "HA-MYSQLD-DOWN"     //
+	IssueMysqldHung     = "HA-MYSQLD-HUNG"     // runs and does not answer
+	IssueMysqldStarting = "HA-MYSQLD-STARTING" //
+	IssueNotReplicating = "HA-NOT-REPLICATING" //
+	IssueNotAcking      = "HA-NOT-ACKING"      // replicates, but its acks do not count
+	IssueAcksShort      = "HA-ACKS-SHORT"      // fewer ackers attached than the policy wants
+	IssueAsync          = "HA-ASYNC"           // commits wait for nobody
+	IssueWaiting        = "HA-WRITES-WAIT"     // commits wait for acks
+	IssueErrant         = "HA-ERRANT"          // transactions that the primary lacks
+	IssueWritable       = "HA-WRITABLE"        // a server that may not serve is writable
+	IssueLag            = "HA-LAG"
+	IssueRebuild        = "HA-REBUILD"
+	IssuePaused         = "HA-PAUSED"
+	IssueNoWitness      = "HA-NO-WITNESS"
+	IssueSingle         = "HA-SINGLE" // one data node: nothing to fail over to
+	IssueJoining        = "HA-JOINING"
+)
+
+// waitShown is how long commits wait before status speaks of it.
+const waitShown = time.Second
+
+// issue adds one that is about the cluster as a whole or, with a name, a node.
+func (b *statusBuilder) issue(sev api.Severity, code, node, next, format string, args ...any) {
+	b.st.Issues = append(b.st.Issues, api.Issue{
+		Code: code, Severity: sev, Node: node, Text: fmt.Sprintf(format, args...), Next: next,
+	})
+}
+
+func (b *statusBuilder) clusterIssues() {
+	s := &b.State
+	if !b.Quorum {
+		b.noQuorum()
+	}
+	if s.Policy.Paused {
+		b.issue(api.Info, IssuePaused, "", "ha resume, when the maintenance is over",
+			"automatic failover is paused")
+	}
+	data, voters := s.DataMembers(), 0
+	for _, r := range b.Raft {
+		if r.Voter {
+			voters++
+		}
+	}
+	switch {
+	case len(data) == 1 && len(s.Members) == 1:
+		b.issue(api.Info, IssueSingle, "", "start agents on other hosts with --join "+b.members[0].Address,
+			"one node only: there is nothing to fail over to")
+	case len(data) == 2 && len(s.Members) == 2:
+		b.issue(api.Info, IssueNoWitness, "", "start a witness on a third host: ha agent --witness --join "+b.members[0].Address,
+			"two nodes cannot outvote each other: if either dies, nobody may take over")
+	case len(data) == 1:
+		b.issue(api.Info, IssueSingle, "", "start an agent with a mysqld on another host",
+			"one data node only: there is nothing to fail over to")
+	}
+	for _, m := range b.members {
+		if voters > 0 && b.raftRole(m.ID) == "nonvoter" && voters%2 == 0 && voters < s.Policy.MaxVoters {
+			b.issue(api.Info, IssueJoining, m.Name, "", "%s is catching up and has no vote yet", m.Name)
+		}
+	}
+}
+
+func (b *statusBuilder) noQuorum() {
+	var voters, silent []string
+	for _, r := range b.Raft {
+		if !r.Voter {
+			continue
+		}
+		voters = append(voters, b.name(r.ID))
+		if !b.up(r.ID) {
+			silent = append(silent, b.name(r.ID))
+		}
+	}
+	slices.Sort(silent)
+	need := len(voters)/2 + 1
+	up := len(voters) - len(silent)
+	switch {
+	case len(voters) == 0:
+		b.issue(api.Critical, IssueNoQuorum, "", "start the other agents; `ha agent` without --join founds a cluster",
+			"no cluster is formed yet")
+	case up >= need:
+		b.issue(api.Critical, IssueNoQuorum, "", "wait a second; if it stays, see the agents' logs and the network between the hosts",
+			"%d of %d voting agents answer, and no coordinator is elected", up, len(voters))
+	default:
+		b.issue(api.Critical, IssueNoQuorum, "", "start the agent on "+either(silent, need-up),
+			"%d of %d voting agents answer and %d are needed: nothing can be decided; silent: %s",
+			up, len(voters), need, strings.Join(silent, " "))
+	}
+}
+
+func (b *statusBuilder) primaryIssues() {
+	s := &b.State
+	why := s.Why
+	if why != "" {
+		why = ": " + why
+	}
+	switch {
+	case !b.Quorum:
+	case s.Phase == raftfsm.PhaseNone && s.Primary == "":
+		b.issue(api.Critical, IssueNoPrimary, "", "wait; if it stays, see the log of the agent that founded the cluster",
+			"no primary was chosen yet%s", reasonDoing(b.Doing))
+	case s.Phase == raftfsm.PhaseRevoke && !b.serving:
+		next := "wait: a new primary is being chosen"
+		if missing := b.unsealed(); missing != "" {
+			next = missing
+		}
+		b.issue(api.Critical, IssueNoPrimary, "", next, "epoch %d is being closed%s%s", s.Epoch, why, reasonDoing(b.Doing))
+	case s.Phase == raftfsm.PhasePromote && !b.serving:
+		next := "wait: it is being opened"
+		if !b.up(s.Primary) {
+			next = "start the agent on " + b.primary.Name
+		}
+		b.issue(api.Critical, IssueNoPrimary, "", next, "%s is the primary of epoch %d and not writable yet%s",
+			b.primary.Name, s.Epoch, reasonDoing(b.Doing))
+	case !b.serving:
+		next := "wait: a failover follows"
+		if s.Policy.Paused {
+			next = "ha resume, or start " + b.primary.Name
+		}
+		b.issue(api.Critical, IssueNoPrimary, "", next, "%s is the primary and takes no writes%s", b.primary.Name, reasonDoing(b.Doing))
+	case s.Phase != raftfsm.PhaseSettled:
+		b.issue(api.Warning, IssueChanging, "", "wait", "epoch %d is in phase %s%s%s", s.Epoch, s.Phase, why, reasonDoing(b.Doing))
+	}
+	if b.serving {
+		b.ackIssues()
+	}
+}
+
+// unsealed names the hosts that would do to close the epoch, if too few of them
+// are there (R1).
+func (b *statusBuilder) unsealed() string {
+	s := &b.State
+	if s.Primary == "" || b.up(s.Primary) {
+		return ""
+	}
+	var silent []string
+	for _, a := range s.Ackers {
+		if !b.up(a.Node) {
+			silent = append(silent, b.name(a.Node))
+		}
+	}
+	slices.Sort(silent)
+	missing := raftfsm.Need(s.Ackers, s.K) - (len(s.Ackers) - len(silent))
+	switch {
+	case missing <= 0:
+		return ""
+	case missing > len(silent):
+		return "start " + b.primary.Name + ": only it has every acknowledged row"
+	}
+	return fmt.Sprintf("start %s, or %s", b.primary.Name, either(silent, missing))
+}
+
+func (b *statusBuilder) ackIssues() {
+	s := &b.State
+	want := s.KPolicy()
+	if b.report == nil { // the primary's agent is silent: nothing is known
+		b.degraded = true
+		return
+	}
+	attached := 0
+	for _, a := range s.Ackers {
+		if b.attached(a.Node) {
+			attached++
+		}
+	}
+	if attached < want {
+		b.degraded = true
+	}
+	switch {
+	case s.K == 0 && want > 0:
+		b.degraded = true
+		b.issue(api.Critical, IssueAsync, "", "bring the replicas back: see their issues",
+			"commits wait for no replica: if %s dies now, rows may be lost, so it is not failed over by itself", b.primary.Name)
+	case s.K == 0 && len(s.DataMembers()) > 1:
+		b.issue(api.Info, IssueAsync, "", "set policy acks to 1 or more for failover by itself",
+			"commits wait for no replica, by policy")
+	case attached < s.K:
+		b.issue(api.Critical, IssueAcksShort, "", "bring the replicas back: see their issues",
+			"%d of %d wanted replicas acknowledge: writes wait", attached, want)
+	case attached < want || s.K < want:
+		b.issue(api.Warning, IssueAcksShort, "", "bring the replicas back: see their issues",
+			"%d of %d wanted replicas acknowledge, and each commit waits for %d", attached, want, s.K)
+	}
+	if b.report.Waiting > 0 && b.report.WaitingFor >= waitShown {
+		b.issue(api.Critical, IssueWaiting, b.primary.Name, "bring the replicas back: see their issues",
+			"%s on %s for acknowledgements, the oldest for %s",
+			plural(b.report.Waiting, "commit waits", "commits wait"), b.primary.Name, seconds(b.report.WaitingFor))
+	}
+}
+
+func (b *statusBuilder) memberIssues(m raftfsm.Member) {
+	seen := b.Reports[m.ID]
+	if !b.up(m.ID) {
+		b.silentIssue(m, seen)
+		return
+	}
+	r := seen.Report
+	for _, p := range r.Problems {
+		b.issue(api.Warning, p.Code, m.Name, "", "%s: %s", m.Name, p.Text)
+	}
+	if m.Witness {
+		return
+	}
+	if lease, ok := b.State.Rebuild(m.ID); ok || r.Rebuild != nil && !r.Rebuild.Done {
+		b.rebuildIssue(m, lease, r.Rebuild)
+		return
+	}
+	log := "see mysqld's error log on " + m.Name
+	switch r.Mysqld {
+	case raftfsm.MysqldDown, raftfsm.MysqldNone:
+		b.degraded = true
+		b.issue(api.Warning, IssueMysqldDown, m.Name, "wait: its agent starts it again; if it stays down, "+log,
+			"mysqld of %s is down%s", m.Name, colon(r.MysqldErr))
+		return
+	case raftfsm.MysqldStarting:
+		b.degraded = true
+		b.issue(api.Info, IssueMysqldStarting, m.Name, "wait", "mysqld of %s is starting", m.Name)
+		return
+	case raftfsm.MysqldHung:
+		b.degraded = true
+		b.issue(api.Critical, IssueMysqldHung, m.Name, "look at the disk and the load of "+m.Name+", and "+log,
+			"mysqld of %s runs and has not answered for %s%s", m.Name, seconds(r.HungFor), colon(r.MysqldErr))
+		return
+	}
+	if m.ID != b.State.Primary {
+		b.replicaIssues(m, r)
+	}
+}
+
+// silentIssue is about a node whose agent does not report.
+func (b *statusBuilder) silentIssue(m raftfsm.Member, seen SeenReport) {
+	b.degraded = true
+	since := "and was not heard since the coordinator leads"
+	if seen.Report != nil {
+		since = "for " + seconds(seen.Age)
+	}
+	sev := api.Warning
+	if m.ID == b.State.Primary {
+		sev = api.Critical
+	}
+	start := "start it: systemctl start ha on " + m.Name + " (sandbox: ha sandbox start " + m.Name + ")"
+	switch {
+	case m.Witness:
+		b.issue(sev, IssueAgentDown, m.Name, start, "the witness %s has been silent %s", m.Name, since)
+	case b.alive(m):
+		b.issue(sev, IssueAgentDown, m.Name, start, "the agent of %s has been silent %s; its mysqld still replicates", m.Name, since)
+	default:
+		b.issue(sev, IssueNodeDown, m.Name, "see whether the host runs, then "+start,
+			"%s has been silent %s, agent and mysqld", m.Name, since)
+	}
+}
+
+func (b *statusBuilder) replicaIssues(m raftfsm.Member, r *raftfsm.Report) {
+	if !r.ReadOnly && !r.SuperReadOnly {
+		b.degraded = true
+		b.issue(api.Critical, IssueWritable, m.Name, "SET GLOBAL super_read_only=ON on "+m.Name+", and keep clients away from it",
+			"%s is not the primary and its mysqld is writable", m.Name)
+	}
+	if b.report != nil && b.serving {
+		if errant := b.errant(r); !errant.IsEmpty() {
+			b.degraded = true
+			b.issue(api.Warning, IssueErrant, m.Name, "its data are copied anew from a healthy node; it is not promoted before",
+				"%s has %s that %s lacks: %s", m.Name, plural(int(errant.Count()), "transaction", "transactions"), b.primary.Name, errant)
+		}
+	}
+	rep, log := r.Replica, "see mysqld's error log on "+m.Name
+	switch {
+	case rep == nil || rep.SQLError == "" && !b.serving:
+		// Without a primary there is nothing to replicate from.
+		if b.serving {
+			b.notReplicating(m, "wait: the coordinator points it at "+b.primary.Name, "it has no source")
+		}
+	case rep.SQLError != "":
+		b.notReplicating(m, log, "it cannot apply: "+rep.SQLError)
+	case b.State.PrimaryUUID != "" && rep.SourceUUID != "" && rep.SourceUUID != b.State.PrimaryUUID:
+		b.notReplicating(m, "wait: the coordinator points it at "+b.primary.Name, "its source is "+rep.SourceHost+":"+strconv.Itoa(rep.SourcePort))
+	case !rep.IORunning:
+		b.notReplicating(m, "see the network between "+m.Name+" and "+b.primary.Name, "it does not receive"+colon(rep.IOError))
+	case !rep.SQLRunning:
+		b.notReplicating(m, log, "its applier is stopped")
+	default:
+		b.ackerIssues(m, rep)
+	}
+}
+
+func (b *statusBuilder) notReplicating(m raftfsm.Member, next, why string) {
+	b.degraded = true
+	b.issue(api.Warning, IssueNotReplicating, m.Name, next, "%s does not replicate: %s", m.Name, why)
+}
+
+// ackerIssues are about a replica that replicates.
+func (b *statusBuilder) ackerIssues(m raftfsm.Member, rep *raftfsm.ReplicaReport) {
+	limit := b.State.Policy.MaxAckerLag
+	if limit == 0 {
+		limit = raftfsm.DefaultPolicy().MaxAckerLag
+	}
+	if rep.Lag > limit {
+		b.issue(api.Warning, IssueLag, m.Name, "look at the load of "+m.Name, "%s applies %s late", m.Name, seconds(rep.Lag))
+	}
+	_, acker := b.State.Acker(m.ID)
+	switch {
+	case b.report == nil || b.State.KPolicy() == 0:
+	case !acker:
+		b.issue(api.Info, IssueNotAcking, m.Name, "wait: it enters when it has caught up", "%s replicates and is not in the ack set", m.Name)
+	case !b.attached(m.ID):
+		b.issue(api.Info, IssueNotAcking, m.Name, "wait: it is connecting", "%s is in the ack set and does not acknowledge now", m.Name)
+	}
+}
+
+func (b *statusBuilder) rebuildIssue(m raftfsm.Member, lease raftfsm.Rebuild, r *raftfsm.RebuildReport) {
+	b.degraded = true
+	text := m.Name + " is being copied anew"
+	if lease.Donor != "" {
+		text += " from " + b.name(lease.Donor)
+	}
+	text += colon(lease.Why)
+	if r != nil && r.Err != "" {
+		b.issue(api.Warning, IssueRebuild, m.Name, "wait: it is tried again; if it fails again, see the log of its agent", "%s; it failed: %s", text, r.Err)
+		return
+	}
+	if r != nil && !r.Done {
+		text += " (" + rebuildProgress(r) + ")"
+	}
+	b.issue(api.Info, IssueRebuild, m.Name, "wait", "%s", text)
+}
+
+func rebuildProgress(r *raftfsm.RebuildReport) string {
+	if r.Total > 0 {
+		return fmt.Sprintf("%s %d %% of %d MB", r.Phase, min(100, r.Bytes*100/r.Total), r.Total>>20)
+	}
+	return r.Phase
+}
+
+// either names n of the nodes: "n1", "n1 or n2", "2 of n1 n2 n3".
+func either(names []string, n int) string {
+	switch {
+	case n >= len(names):
+		return strings.Join(names, " and ")
+	case n == 1:
+		return strings.Join(names, " or ")
+	}
+	return strconv.Itoa(n) + " of " + strings.Join(names, " ")
+}
+
+func seconds(d time.Duration) string {
+	if d < 10*time.Second {
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	return d.Round(time.Second).String()
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + many
+}
+
+func colon(s string) string {
+	if s == "" {
+		return ""
+	}
+	return ": " + s
+}
+
+func reasonDoing(doing string) string {
+	if doing == "" {
+		return ""
+	}
+	return " (" + doing + ")"
+}
