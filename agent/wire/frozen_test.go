@@ -72,6 +72,7 @@ func newRelay(t *testing.T, to string) *relay {
 
 // A request without a deadline, over a connection whose other end has vanished, fails in about 2 s.
 func TestVanishedPeerIsNoticed(t *testing.T) {
+	t.Parallel()
 	begun := make(chan struct{}, 1)
 	s, _ := mustServer(t, mustIdentity(t, "x", "a"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begun <- struct{}{}

@@ -301,6 +301,7 @@ func isTimeout(err error) bool {
 
 // One who connects and says nothing is sent away, and holds nobody up meanwhile.
 func TestSilenceEnds(t *testing.T) {
+	t.Parallel()
 	s, _ := mustServer(t, mustIdentity(t, "x", "a"), http.NotFoundHandler())
 	c, err := net.Dial("tcp", s.Addr().String())
 	if err != nil {

@@ -1,0 +1,191 @@
+package raftnode
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+func TestHungDisk(t *testing.T) {
+	inBubble(t, func(t *testing.T, g *group) {
+		var hangs atomic.Bool
+		release := make(chan struct{})
+		fatal := map[string]chan string{"a": make(chan string, 9), "b": make(chan string, 9)}
+		g.tune = func(c *Config) {
+			c.Fatal = func(why string) { fatal[c.ID] <- why }
+			c.ProbeDisk = func() error {
+				if hangs.Load() {
+					<-release
+				}
+				return nil
+			}
+		}
+		g.found("a", "b")
+		time.Sleep(10 * time.Second)
+		hangs.Store(true)
+		start := time.Now()
+		why := <-fatal["a"]
+		took := time.Since(start)
+		if !strings.Contains(why, g.nodes["a"].cfg.Dir) || took > 3100*time.Millisecond {
+			t.Errorf("after %v: %s", took, why)
+		}
+		t.Logf("after %v: %s", took, why)
+		time.Sleep(10 * time.Second)
+		if len(fatal["a"])+len(fatal["b"]) > 0 {
+			t.Error("called again, or on a follower")
+		}
+		close(release)
+	})
+}
+
+func TestFailingDisk(t *testing.T) {
+	for err, isFatal := range map[error]bool{
+		&fs.PathError{Op: "write", Err: syscall.EIO}:    true,
+		&fs.PathError{Op: "write", Err: syscall.ENOSPC}: false,
+	} {
+		inBubble(t, func(t *testing.T, g *group) {
+			var calls atomic.Int32
+			g.tune = func(c *Config) {
+				c.Fatal = func(string) { calls.Add(1) }
+				c.ProbeDisk = func() error { return err }
+			}
+			g.found("a")
+			time.Sleep(5 * time.Second)
+			if got := calls.Load(); got != 0 != isFatal || got > 1 {
+				t.Errorf("%v: fatal %d times", err, got)
+			}
+		})
+	}
+}
+
+func TestProbeWrites(t *testing.T) {
+	dir := t.TempDir()
+	s, err := openScratch(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := s.probe(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.close()
+	if b, _ := os.ReadFile(filepath.Join(dir, "probe")); len(b) != 8 || b[7] != 3 {
+		t.Errorf("scratch file: %v", b)
+	}
+	if s.probe() == nil {
+		t.Error("probe of a closed file")
+	}
+}
+
+func TestStuckTransfer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := fmt.Errorf("%w: %w", ErrOutcomeUnknown, raft.ErrLeadershipTransferInProgress)
+		s := stuckTransfer{bound: 600 * time.Millisecond}
+		step := func(err error, want bool) {
+			t.Helper()
+			if got := s.observe(err, time.Now()); got != want {
+				t.Errorf("%v: %v", err, got)
+			}
+			time.Sleep(400 * time.Millisecond)
+		}
+		step(nil, false)
+		step(stuck, false)
+		step(stuck, false)
+		step(nil, false)
+		step(stuck, false)
+		step(errors.New("other"), false)
+		step(stuck, false)
+		step(stuck, false)
+		step(stuck, true)
+	})
+}
+
+func TestNodeID(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "raft")
+	id, fresh, err := LoadOrCreateID(dir)
+	if err != nil || !fresh || len(id) != 16 {
+		t.Fatalf("%q, %v, %v", id, fresh, err)
+	}
+	store := filepath.Join(dir, boltFile)
+	mustWrite(t, store)
+	if again, fresh, err := LoadOrCreateID(dir); again != id || fresh || err != nil {
+		t.Errorf("again: %q, %v, %v", again, fresh, err)
+	}
+
+	// Without its store the id must not vote again.
+	if err := os.Remove(store); err != nil {
+		t.Fatal(err)
+	}
+	if other, fresh, err := LoadOrCreateID(dir); other == id || !fresh || err != nil {
+		t.Errorf("without a store: %q, %v, %v", other, fresh, err)
+	}
+
+	mustWrite(t, filepath.Join(dir, snapshotDir, "1-2-3", "state.bin"))
+	if _, _, err := LoadOrCreateID(dir); !errors.Is(err, ErrTorn) {
+		t.Errorf("snapshots without a store: %v", err)
+	}
+	mustWrite(t, store)
+	if err := os.Remove(filepath.Join(dir, idFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := LoadOrCreateID(dir); !errors.Is(err, ErrTorn) {
+		t.Errorf("a store without an id: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, idFile+"*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func mustWrite(t *testing.T, path string) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSecondOpenFailsFast(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t)
+	n := g.start("a")
+	start := time.Now()
+	cfg := n.cfg
+	cfg.Listener = g.net.listen("elsewhere")
+	if _, err := Open(cfg); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), cfg.Dir) {
+		t.Errorf("second Open: %v", err)
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+func TestOpenRefusesNonsense(t *testing.T) {
+	g := newGroup(t)
+	cfg := Config{Dir: filepath.Join(g.dir, "x"), ID: "", FSM: &journal{}, Listener: g.net.listen("x"), Dial: g.net.dialer("x")}
+	if _, err := Open(cfg); err == nil {
+		t.Error("opened without an id")
+	}
+	cfg.ID, cfg.Listener = "x", g.net.listen("x")
+	cfg.Timing = Timing{Lease: time.Second}
+	if _, err := Open(cfg); err == nil {
+		t.Error("opened with a lease longer than the heartbeat")
+	}
+	cfg.Timing, cfg.Listener = Timing{}, g.net.listen("x")
+	n, err := Open(cfg) // the failed ones have let go of the store
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Shutdown(ctxFor(t, 5*time.Second)); err != nil {
+		t.Error(err)
+	}
+}
