@@ -28,6 +28,21 @@ const (
 	HealthNoQuorum  Health = "no_quorum"  // no majority of agents: nothing can be decided
 )
 
+// ExitCode is what `ha status` exits with.
+func (h Health) ExitCode() int {
+	switch h {
+	case HealthOK:
+		return ExitOK
+	case HealthDegraded:
+		return ExitDegraded
+	case HealthNoPrimary:
+		return ExitNoPrimary
+	case HealthNoQuorum:
+		return ExitNoQuorum
+	}
+	return ExitFailed
+}
+
 // Status is the answer of `ha status -o json`. Fields are only ever added.
 type Status struct {
 	Cluster     string       `json:"cluster"`

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+
+	"ha/agent/api"
+)
+
+// renderStatus draws a status as a person reads it: how is it, who is who, what
+// is wrong and what to do.
+func renderStatus(st api.Status, wide, colours bool) string {
+	p := painter(colours)
+	var b strings.Builder
+	b.WriteString(headline(st, p))
+	b.WriteString(nodeTable(st, wide, p))
+	b.WriteString("\n")
+	if wide && st.Cluster != "" {
+		fmt.Fprintf(&b, "\ncluster %s, answered by %s\n", st.Cluster, st.Source)
+	}
+	for _, i := range st.Issues {
+		fmt.Fprintf(&b, "\n%s %s\n", p.severity(i.Severity, i.Code), i.Text)
+		if i.Next != "" {
+			fmt.Fprintf(&b, "    next: %s\n", i.Next)
+		}
+	}
+	return b.String()
+}
+
+func headline(st api.Status, p painter) string {
+	primary, coordinator := st.Primary, st.Coordinator
+	if primary == "" {
+		primary = "none"
+	}
+	if coordinator == "" {
+		coordinator = "none"
+	}
+	acks := fmt.Sprintf("acks %d of %d", st.Acks, st.AcksWanted)
+	if len(st.AckSet) > 0 {
+		acks += ", set " + strings.Join(st.AckSet, " ")
+	}
+	line := fmt.Sprintf("%s  primary %s  epoch %d  %s  coordinator %s\n",
+		p.health(st.Health), primary, st.Epoch, acks, coordinator)
+	if st.Doing != "" {
+		line += "doing: " + st.Doing + "\n"
+	}
+	return line
+}
+
+func nodeTable(st api.Status, wide bool, p painter) string {
+	t := table.NewWriter()
+	style := table.StyleLight
+	style.Options = table.OptionsNoBordersAndSeparators
+	style.Box.PaddingLeft = ""
+	style.Box.PaddingRight = "  "
+	style.Format.Header = text.FormatUpper
+	t.SetStyle(style)
+	header := table.Row{"node", "role", "mysql", "mysqld", "mode", "ack", "lag", "agent", "raft"}
+	if wide {
+		header = append(header, "address", "version", "gtid executed")
+	}
+	t.AppendHeader(header)
+	for _, n := range st.Nodes {
+		row := table.Row{
+			n.Name, p.role(n.Role), dash(n.MySQL), p.mysqld(string(n.Mysqld)), mode(n), ack(n), lag(n),
+			p.agent(n), dash(n.Raft),
+		}
+		if wide {
+			row = append(row, n.Address, dash(n.Version), dash(n.GTIDExecuted))
+		}
+		t.AppendRow(row)
+		if n.Doing != "" {
+			t.AppendRow(table.Row{"", "", n.Doing})
+		}
+	}
+	lines := strings.Split(t.Render(), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	return strings.Join(lines, "\n")
+}
+
+func mode(n api.NodeStatus) string {
+	switch {
+	case n.Mysqld != "running":
+		return "-"
+	case n.ReadOnly:
+		return "read only"
+	}
+	return "writable"
+}
+
+func ack(n api.NodeStatus) string {
+	switch {
+	case n.Acker && n.Attached:
+		return "yes"
+	case n.Acker:
+		return "absent"
+	}
+	return "-"
+}
+
+func lag(n api.NodeStatus) string {
+	if n.LagSeconds == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f s", *n.LagSeconds)
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// painter colours words, or leaves them as they are.
+type painter bool
+
+func (p painter) paint(s string, c ...text.Color) string {
+	if !p || s == "" {
+		return s
+	}
+	codes := make([]string, len(c))
+	for i := range c {
+		codes[i] = fmt.Sprint(int(c[i]))
+	}
+	return "\x1b[" + strings.Join(codes, ";") + "m" + s + "\x1b[0m"
+}
+
+func (p painter) health(h api.Health) string {
+	switch h {
+	case api.HealthOK:
+		return p.paint(string(h), text.Bold, text.FgGreen)
+	case api.HealthDegraded:
+		return p.paint(string(h), text.Bold, text.FgYellow)
+	}
+	return p.paint(string(h), text.Bold, text.FgRed)
+}
+
+func (p painter) severity(s api.Severity, code string) string {
+	switch s {
+	case api.Critical:
+		return p.paint(code, text.Bold, text.FgRed)
+	case api.Warning:
+		return p.paint(code, text.FgYellow)
+	}
+	return p.paint(code, text.FgCyan)
+}
+
+func (p painter) role(role string) string {
+	if role == "primary" {
+		return p.paint(role, text.Bold)
+	}
+	return role
+}
+
+func (p painter) mysqld(state string) string {
+	switch state {
+	case "down", "hung":
+		return p.paint(state, text.FgRed)
+	case "none":
+		return "-"
+	}
+	return state
+}
+
+func (p painter) agent(n api.NodeStatus) string {
+	if n.Agent == "up" {
+		return n.Agent
+	}
+	s := n.Agent
+	if n.SeenMS >= 0 {
+		s += fmt.Sprintf(" %.0f s", float64(n.SeenMS)/1000)
+	}
+	return p.paint(s, text.FgRed)
+}
