@@ -13,9 +13,10 @@ import (
 // poisonCount is more acknowledgements than there can ever be replicas.
 const poisonCount = 100
 
-// notReplication leaves out the threads of the replica side, which pass through
-// "waiting for handler commit" all the time.
-const notReplication = "t.NAME NOT LIKE 'thread/sql/replica%' AND t.NAME NOT LIKE 'thread/sql/slave%'"
+// isClient picks the threads of connections. Others pass through the same states:
+// appliers do so all the time, and InnoDB's clone_gtid_thread keeps the name of a
+// state that it left long ago.
+const isClient = "t.TYPE = 'FOREGROUND' AND t.NAME LIKE '%one_connection'"
 
 // Fence makes the server read-only. nil means that the SET has returned and that
 // no commit waits for an acknowledgement: nothing is committed or acknowledged by
@@ -39,7 +40,7 @@ func (s *Server) Fence(ctx context.Context) error {
 // waiting counts the sessions that wait for an acknowledgement.
 func (s *Server) waiting(ctx context.Context) (n int, err error) {
 	err = s.readOne(ctx, []any{&n}, "SELECT COUNT(*) FROM performance_schema.threads t WHERE t.PROCESSLIST_STATE IN "+
-		waitingStates+" AND "+notReplication)
+		waitingStates+" AND "+isClient)
 	return n, err
 }
 
@@ -151,10 +152,9 @@ func (s *Server) KillClients(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	query := `SELECT t.PROCESSLIST_ID FROM performance_schema.threads t WHERE t.TYPE = 'FOREGROUND' AND ` + notReplication + `
- AND t.PROCESSLIST_USER IS NOT NULL AND t.PROCESSLIST_USER NOT IN ('event_scheduler', 'system user', ?)
- AND t.PROCESSLIST_COMMAND NOT LIKE 'Binlog Dump%' AND t.PROCESSLIST_COMMAND NOT IN ('Daemon', 'clone')
- AND t.NAME LIKE '%connection%'`
+	query := `SELECT t.PROCESSLIST_ID FROM performance_schema.threads t WHERE ` + isClient + `
+ AND t.PROCESSLIST_USER IS NOT NULL AND t.PROCESSLIST_USER <> ?
+ AND t.PROCESSLIST_COMMAND NOT LIKE 'Binlog Dump%' AND t.PROCESSLIST_COMMAND <> 'clone'`
 	ids, err := s.ids(ctx, query, s.cfg.Account.User)
 	if err != nil {
 		return err
@@ -184,8 +184,8 @@ func (s *Server) KillOwnSessions(ctx context.Context) error {
 	}
 	told := make(map[uint64]bool)
 	for {
-		ids, err := s.ids(ctx, "SELECT t.PROCESSLIST_ID FROM performance_schema.threads t WHERE t.PROCESSLIST_USER = ? AND t.TYPE = 'FOREGROUND' AND "+
-			notReplication+" AND COALESCE(t.PROCESSLIST_STATE, '') NOT IN "+waitingStates, s.cfg.Account.User)
+		ids, err := s.ids(ctx, "SELECT t.PROCESSLIST_ID FROM performance_schema.threads t WHERE t.PROCESSLIST_USER = ? AND "+
+			isClient+" AND COALESCE(t.PROCESSLIST_STATE, '') NOT IN "+waitingStates, s.cfg.Account.User)
 		if err != nil {
 			return err
 		}

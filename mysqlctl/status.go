@@ -165,7 +165,7 @@ SELECT 'thread' AS kind, t.PROCESSLIST_ID AS id, t.PROCESSLIST_USER AS "user", t
  FROM performance_schema.threads t
  LEFT JOIN performance_schema.events_statements_current e ON e.THREAD_ID = t.THREAD_ID AND e.NESTING_EVENT_ID IS NULL
  LEFT JOIN performance_schema.user_variables_by_thread u ON u.THREAD_ID = t.THREAD_ID AND t.PROCESSLIST_STATE NOT IN ` + waitingStates + `
- WHERE t.PROCESSLIST_COMMAND LIKE 'Binlog Dump%' OR t.PROCESSLIST_STATE IN ` + waitingStates + ` AND ` + notReplication + `;
+ WHERE t.PROCESSLIST_COMMAND LIKE 'Binlog Dump%' OR t.PROCESSLIST_STATE IN ` + waitingStates + ` AND ` + isClient + `;
 SELECT 'global' AS kind, VARIABLE_NAME AS name, VARIABLE_VALUE AS value FROM performance_schema.global_status WHERE VARIABLE_NAME LIKE 'Rpl_semi_sync%' OR VARIABLE_NAME = 'Uptime';
 SELECT 'global' AS kind, VARIABLE_NAME AS name, VARIABLE_VALUE AS value FROM performance_schema.global_variables WHERE VARIABLE_NAME IN (` + checkedNames + `) OR VARIABLE_NAME LIKE 'rpl_semi_sync%';
 SELECT 'now' AS kind, @@global.gtid_executed AS executed`
