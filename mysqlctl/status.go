@@ -25,8 +25,10 @@ type Status struct {
 	Replica  *ReplicaStatus `json:"replica,omitempty"`
 	// ReplicaAck: the receiver acknowledges (Rpl_semi_sync_replica_status). It is
 	// what counts; the flag alone changes nothing while the receiver runs.
-	ReplicaAck bool         `json:"replica_ack"`
-	Source     SourceStatus `json:"source"`
+	ReplicaAck bool `json:"replica_ack"`
+	// ReplicaAckWanted is that flag (rpl_semi_sync_replica_enabled).
+	ReplicaAckWanted bool         `json:"replica_ack_wanted"`
+	Source           SourceStatus `json:"source"`
 	// Waiting counts sessions that wait for an acknowledgement, those behind them
 	// in the commit queue, and KILLed ones that wait on.
 	Waiting     int           `json:"waiting"`
@@ -133,6 +135,7 @@ func (s *Server) Status(ctx context.Context) (Status, error) {
 	}
 	st.Replica = s.replicaStatus(sets["replica"], sets["receiver"])
 	st.ReplicaAck = isOn(globals["rpl_semi_sync_"+info.dialect.replica+"_status"])
+	st.ReplicaAckWanted = isOn(globals[info.dialect.semiReplica()])
 	st.Source = sourceStatus(info, globals)
 	st.threads(sets["thread"])
 	st.Problems = problems(info, globals, st.Replica)
