@@ -1,0 +1,418 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"ha/mysqlctl"
+	"ha/mysqlctl/gtid"
+	"ha/raftfsm"
+)
+
+const (
+	// sealTimeout is what a living server has to end its acknowledgements; it
+	// is killed then.
+	sealTimeout = time.Second
+	// poisonTimeout is for the try to leave a primary with waiting commits
+	// unable to acknowledge before it is killed.
+	poisonTimeout = 100 * time.Millisecond
+	// freshLook is what a look for the report before an opening may take.
+	freshLook = 200 * time.Millisecond
+)
+
+// carryOut is one order, its token stored and its turn come.
+func (n *Node) carryOut(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) error {
+	switch o.Op {
+	case raftfsm.OpSeal:
+		return n.seal(ctx, o, a)
+	case raftfsm.OpPrepare:
+		return n.prepare(ctx, a)
+	case raftfsm.OpPromote:
+		return n.promote(ctx, o, a)
+	case raftfsm.OpBarrier:
+		return n.barrier(ctx, o)
+	case raftfsm.OpFollow:
+		return n.follow(ctx, o)
+	case raftfsm.OpSetAcks:
+		return n.setAcks(ctx, o)
+	case raftfsm.OpExclude:
+		return n.md.SetReplicaAck(ctx, false)
+	case raftfsm.OpLockOut:
+		if err := n.md.LockAccount(ctx, o.Account, true); err != nil {
+			return err
+		}
+		return n.md.KillDump(ctx, o.UUID)
+	case raftfsm.OpAccounts:
+		return n.accounts(ctx, o)
+	case raftfsm.OpStart:
+		return n.startFormer(ctx, o, a)
+	case raftfsm.OpRebuild:
+		return n.beginRebuild(ctx, o)
+	}
+	return refuse(raftfsm.CodeFailed, "operation %q is not known to this agent", o.Op)
+}
+
+// seal ends every acknowledgement by this node and answers its final position
+// (R3). Nothing unseals the node but an order: mysqld always starts read-only
+// and without replication.
+func (n *Node) seal(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) error {
+	if n.md.Alive() && n.md.CoreDumping() { // dead already: do not wait for the dump
+		if err := n.kill(ctx); err != nil {
+			return err
+		}
+	}
+	state, _ := n.mysqldState()
+	if state == raftfsm.MysqldDown && o.Former {
+		return n.offline(a)
+	}
+	if n.reigned() {
+		if state == raftfsm.MysqldRunning || state == raftfsm.MysqldHung {
+			return n.sealPrimary(ctx, a)
+		}
+	}
+	if err := n.ensureUp(ctx); err != nil {
+		return err
+	}
+	return n.sealReplica(ctx, a)
+}
+
+// reigned says that this node's server may have been opened, or was seen open.
+func (n *Node) reigned() bool {
+	if n.tokens.Now().Role == RolePrimary || n.fence.armed() != 0 {
+		return true
+	}
+	n.obs.mu.Lock()
+	defer n.obs.mu.Unlock()
+	return n.obs.seen && (!n.obs.status.SuperReadOnly || n.obs.status.Source.Enabled)
+}
+
+// sealReplica stops the receiver, and kills mysqld where that does not return:
+// what it had received survives, and it comes up without replication.
+func (n *Node) sealReplica(ctx context.Context, a *raftfsm.Answer) error {
+	limited, cancel := context.WithTimeout(ctx, sealTimeout)
+	pos, err := n.md.SealReplica(limited)
+	cancel()
+	if err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		n.log.Warn("replica does not stop receiving: killing and restarting it", "err", err)
+		if err := n.kill(ctx); err != nil {
+			return err
+		}
+		if err := n.ensureUp(ctx); err != nil {
+			return err
+		}
+		if pos, err = n.md.SealReplica(ctx); err != nil {
+			return err
+		}
+	}
+	st, err := n.md.Status(ctx)
+	if err != nil {
+		return err
+	}
+	a.Executed, a.Received, a.ServerUUID, a.Running = pos.Executed, pos.Received, st.ServerUUID, true
+	if r := st.Replica; r != nil && r.SQLState != "Yes" && r.SQLError.Number != 0 {
+		a.ApplierError = fmt.Sprintf("%d %s", r.SQLError.Number, r.SQLError.Text)
+	}
+	return nil
+}
+
+// sealPrimary makes the server read-only, with no commit on its way. Where that
+// does not return, nothing but SIGKILL ends what waits without acknowledging it.
+func (n *Node) sealPrimary(ctx context.Context, a *raftfsm.Answer) error {
+	gen := n.fence.armed()
+	limited, cancel := context.WithTimeout(ctx, sealTimeout)
+	err := n.md.Fence(limited)
+	cancel()
+	if err == nil {
+		err = n.sealFenced(ctx, a)
+		if err == nil {
+			n.fence.disarm(gen)
+			n.closed()
+			n.cutClients(ctx)
+			return nil
+		}
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	n.log.Warn("primary does not become read-only: killing it", "why", err)
+	poison, cancel := context.WithTimeout(ctx, poisonTimeout)
+	_ = n.md.Poison(poison)
+	cancel()
+	if err := n.kill(ctx); err != nil {
+		return err
+	}
+	n.fence.disarm(gen)
+	n.closed()
+	return n.offline(a)
+}
+
+// sealFenced reads the position of a server that is read-only. A channel that it
+// may have is sealed too.
+func (n *Node) sealFenced(ctx context.Context, a *raftfsm.Answer) error {
+	ctx, cancel := context.WithTimeout(ctx, sealTimeout)
+	defer cancel()
+	pos, err := n.md.SealReplica(ctx)
+	if err != nil {
+		return err
+	}
+	st, err := n.md.Status(ctx)
+	if err != nil {
+		return err
+	}
+	a.Executed, a.Received, a.ServerUUID, a.Running = pos.Executed, pos.Received, st.ServerUUID, true
+	return nil
+}
+
+// offline answers the position of a server that is down, from its binary log.
+func (n *Node) offline(a *raftfsm.Answer) error {
+	set, err := n.md.OfflinePosition()
+	if err != nil {
+		return fmt.Errorf("read the position offline: %w", err)
+	}
+	uuid, err := n.md.ServerUUIDOnDisk()
+	if err != nil {
+		return err
+	}
+	if uuid == "" {
+		return errors.New("read the position offline: the data have no server_uuid")
+	}
+	a.Executed, a.Received, a.ServerUUID, a.Running = set, gtid.Set{}, uuid, false
+	return nil
+}
+
+// prepare makes the candidate apply all that it received.
+func (n *Node) prepare(ctx context.Context, a *raftfsm.Answer) error {
+	if err := n.ensureUp(ctx); err != nil {
+		return err
+	}
+	executed, err := n.md.Drain(ctx)
+	if err != nil {
+		if errors.Is(err, mysqlctl.ErrApplier) {
+			a.ApplierError = err.Error()
+		}
+		return err
+	}
+	st, err := n.md.Status(ctx)
+	if err != nil {
+		return err
+	}
+	a.Executed, a.Received, a.ServerUUID, a.Running = executed, st.Received, st.ServerUUID, true
+	return nil
+}
+
+// promote opens the server for writes. Read-only off is the last step, and is
+// not taken without a lease for the order's epoch that was asked for after the
+// order had come (R8).
+func (n *Node) promote(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) error {
+	if !n.isUp() {
+		return refuse(raftfsm.CodeFailed, "mysqld is not running")
+	}
+	if err := n.md.ConfigureSource(ctx, o.K); err != nil {
+		return err
+	}
+	if err := n.requestGrant(ctx, o.Token.Epoch); err != nil {
+		return err
+	}
+	if err := n.openWrites(ctx, o.Token.Epoch); err != nil {
+		return err
+	}
+	st, err := n.md.Status(ctx)
+	if err != nil {
+		return err
+	}
+	a.Executed, a.ServerUUID, a.Running = st.Executed, st.ServerUUID, true
+	signal(n.tidy)
+	return nil
+}
+
+// requestGrant sends a fresh report and notes the lease that answers it.
+func (n *Node) requestGrant(ctx context.Context, epoch uint64) error {
+	wait := time.NewTimer(freshLook)
+	defer wait.Stop()
+	select {
+	case <-n.obs.look():
+	case <-wait.C:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	r, at := n.report()
+	g, err := n.send(ctx, r, at)
+	switch {
+	case err != nil:
+		return refuse(raftfsm.CodeNoGrant, "ask for a lease: %w", err)
+	case g.Primary != n.cfg.ID || g.Epoch != epoch || g.Lease <= 0:
+		return refuse(raftfsm.CodeNoGrant, "no lease for epoch %d: the coordinator answered epoch %d, primary %q, lease %s", epoch, g.Epoch, g.Primary, g.Lease)
+	case n.lease.held() != epoch:
+		return refuse(raftfsm.CodeNoGrant, "the lease for epoch %d was over when it came", epoch)
+	}
+	return nil
+}
+
+// openWrites is the last step. The fence watches from before it, and whatever
+// goes wrong after its statement was sent closes the server again.
+func (n *Node) openWrites(ctx context.Context, epoch uint64) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	n.fence.arm()
+	err := n.md.OpenWrites(ctx)
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil && n.lease.held() != epoch { // this agent was stopped in between
+		err = refuse(raftfsm.CodeNoGrant, "the lease for epoch %d ended while the server was being opened", epoch)
+	}
+	if err != nil {
+		n.fenceNow(context.WithoutCancel(ctx))
+		return err
+	}
+	_, left := n.lease.left()
+	n.opened(left)
+	n.log.Info("open for writes", "epoch", epoch)
+	return nil
+}
+
+// barrier commits one row, and proves with its OK that the attached ackers hold
+// all before it. So only the allowed ones may be attached, before and after.
+func (n *Node) barrier(ctx context.Context, o raftfsm.Order) error {
+	strays, err := n.strays(ctx, o.Allowed)
+	if err != nil {
+		return err
+	}
+	for _, uuid := range strays {
+		if err := n.md.KillDump(ctx, uuid); err != nil {
+			return refuse(raftfsm.CodeStray, "%s is attached and cannot be ended: %w", uuid, err)
+		}
+	}
+	if len(strays) > 0 {
+		if err := n.noStrays(ctx, o.Allowed); err != nil {
+			return err
+		}
+	}
+	if err := n.md.EnsureSchema(ctx, n.cfg.Cluster()); err != nil {
+		return err
+	}
+	if err := n.md.Barrier(ctx, o.Token.Epoch, o.Token.Index); err != nil {
+		return err
+	}
+	return n.noStrays(ctx, o.Allowed)
+}
+
+func (n *Node) noStrays(ctx context.Context, allowed []string) error {
+	strays, err := n.strays(ctx, allowed)
+	if err == nil && len(strays) > 0 {
+		return refuse(raftfsm.CodeStray, "attached and not in the ack set: %v", strays)
+	}
+	return err
+}
+
+// strays are the attached semi-sync replicas that may not acknowledge.
+func (n *Node) strays(ctx context.Context, allowed []string) ([]string, error) {
+	st, err := n.md.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	acking, _ := dumps(&st)
+	return slices.DeleteFunc(acking, func(uuid string) bool { return slices.Contains(allowed, uuid) }), nil
+}
+
+// follow makes the node a replica of the source.
+func (n *Node) follow(ctx context.Context, o raftfsm.Order) error {
+	if o.Source == nil {
+		return refuse(raftfsm.CodeFailed, "the order names no source")
+	}
+	if err := n.ensureUp(ctx); err != nil {
+		return err
+	}
+	if n.reigned() {
+		if err := n.depose(ctx); err != nil {
+			return err
+		}
+	}
+	if o.Discard {
+		if err := n.md.DiscardReceived(ctx); err != nil {
+			return err
+		}
+	}
+	src := mysqlctl.Source{Host: o.Source.Host, Port: o.Source.Port, User: o.Source.User, Password: o.Source.Password}
+	if err := n.md.Follow(ctx, src, o.Ack); err != nil {
+		return err
+	}
+	return n.tokens.SetRole(o.Token, RoleReplica)
+}
+
+// depose closes a server that was a primary, before it follows another. If it
+// cannot be closed it is killed, and stays down: its waiting commits are rows
+// that nobody else has, and what becomes of them is not decided here.
+func (n *Node) depose(ctx context.Context) error {
+	gen := n.fence.armed()
+	limited, cancel := context.WithTimeout(ctx, sealTimeout)
+	err := n.md.Fence(limited)
+	cancel()
+	if err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		n.log.Warn("former primary does not become read-only: killing it", "why", err)
+		if killed := n.kill(ctx); killed != nil {
+			return errors.Join(err, killed)
+		}
+		n.fence.disarm(gen)
+		n.closed()
+		return fmt.Errorf("killed, as it could not be made read-only: %w", err)
+	}
+	n.fence.disarm(gen)
+	n.closed()
+	n.cutClients(ctx)
+	return nil
+}
+
+// setAcks changes how many acks commits wait for. Fewer let waiting commits go:
+// only on a primary that reigns for sure.
+func (n *Node) setAcks(ctx context.Context, o raftfsm.Order) error {
+	if s := n.tokens.Now(); s.Role != RolePrimary || s.Reign != o.Token.Epoch {
+		return refuse(raftfsm.CodeFailed, "not the primary of epoch %d", o.Token.Epoch)
+	}
+	if n.lease.held() != o.Token.Epoch {
+		if err := n.requestGrant(ctx, o.Token.Epoch); err != nil {
+			return err
+		}
+	}
+	return n.md.ConfigureSource(ctx, o.K)
+}
+
+// accounts makes the replication accounts and takes the locks off.
+func (n *Node) accounts(ctx context.Context, o raftfsm.Order) error {
+	for _, acc := range o.Accounts {
+		if err := n.md.EnsureReplicationAccount(ctx, acc.User, acc.Password); err != nil {
+			return err
+		}
+		if err := n.md.LockAccount(ctx, acc.User, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startFormer starts the mysqld of a former primary. Its last transactions are
+// recovered then; from now on the agent may start it again by itself.
+func (n *Node) startFormer(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) error {
+	if err := n.ensureUp(ctx); err != nil {
+		return err
+	}
+	st, err := n.md.Status(ctx)
+	if err != nil {
+		return err
+	}
+	a.Executed, a.Received, a.ServerUUID, a.Running = st.Executed, st.Received, st.ServerUUID, true
+	if s := n.tokens.Now(); s.Role == RolePrimary && (s.Reign >= o.Token.Epoch || !st.SuperReadOnly) {
+		return nil // it reigns, or is open still: that does not end here
+	}
+	return n.tokens.SetRole(o.Token, RoleNone)
+}
