@@ -220,7 +220,9 @@ func (a *Agent) startGossip(identity *wire.Identity) (stop func(), err error) {
 	}, nil
 }
 
-func unmapped(ap netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()) }
+func unmapped(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
 
 // peers are the addresses of the other agents: members first, then seeds.
 func (a *Agent) peers() []string {

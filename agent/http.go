@@ -24,6 +24,13 @@ func (a *Agent) handler() http.Handler {
 	mux.HandleFunc("GET "+api.PathPing, answer(func(context.Context) (api.Ping, error) { return a.ping(), nil }))
 	mux.HandleFunc("GET "+api.PathSelf, answer(func(context.Context) (api.Self, error) { return a.selfView(), nil }))
 	mux.HandleFunc("GET "+api.PathStatus, answer(a.Status))
+	mux.HandleFunc("GET "+api.PathCoordinator, answer(func(context.Context) (api.Status, error) {
+		st, ok := a.coordinatorStatus()
+		if !ok {
+			return st, errNotCoordinator
+		}
+		return st, nil
+	}))
 	mux.HandleFunc("POST "+api.PathJoin, take(a.takeJoin))
 	mux.HandleFunc("POST "+api.PathReport, func(w http.ResponseWriter, r *http.Request) {
 		take(func(ctx context.Context, rep raftfsm.Report) (raftfsm.Grant, error) {
@@ -223,11 +230,12 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 	if st, ok := a.coordinatorStatus(); ok {
 		return st, nil
 	}
+	a.awaitLeader(ctx)
 	if id, addr := a.leader(); id != "" && id != string(a.id) {
 		cctx, cancel := context.WithTimeout(ctx, statusBound)
-		st, err := call[api.Status](cctx, a.client, addr, api.PathStatus+"?direct=1", nil)
+		st, err := call[api.Status](cctx, a.client, addr, api.PathCoordinator, nil)
 		cancel()
-		if err == nil && st.Coordinator != "" {
+		if err == nil {
 			return st, nil
 		}
 	}

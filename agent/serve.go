@@ -24,7 +24,16 @@ func (a *Agent) serveNode(ctx context.Context) error {
 	}
 	a.node.Store(&n)
 	go a.keepPeers(ctx)
+	if !a.cfg.Witness {
+		go a.keepMarks(ctx)
+	}
 	return n.Run(ctx)
+}
+
+func (a *Agent) keepMarks(ctx context.Context) {
+	for pause(ctx, markEvery) == nil {
+		a.keepMark()
+	}
 }
 
 // awaitMembership waits until this node's copy of the state has this node in it.

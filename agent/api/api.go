@@ -11,10 +11,12 @@ import (
 const (
 	PathStatus = "/v1/status" // GET → Status; any agent answers for the cluster
 	PathSelf   = "/v1/self"   // GET → Self; this agent only
-	PathJoin   = "/v1/join"   // POST JoinRequest → JoinReply
-	PathReport = "/v1/report" // POST raftfsm.Report → raftfsm.Grant; coordinator only
-	PathOrder  = "/v1/order"  // POST raftfsm.Order → raftfsm.Answer
-	PathPing   = "/v1/ping"   // GET → Ping: who are you
+	// GET → Status; refused by an agent that does not coordinate.
+	PathCoordinator = "/v1/coordinator"
+	PathJoin        = "/v1/join"   // POST JoinRequest → JoinReply
+	PathReport      = "/v1/report" // POST raftfsm.Report → raftfsm.Grant; coordinator only
+	PathOrder       = "/v1/order"  // POST raftfsm.Order → raftfsm.Answer
+	PathPing        = "/v1/ping"   // GET → Ping: who are you
 )
 
 // Health is one word for the state of a cluster.
