@@ -59,8 +59,15 @@ func (n *Node) Remove(ctx context.Context, id string) error {
 }
 
 // TransferLeadership hands leadership to a voter and returns when this node has stepped down. Errors
-// mean that this node may still lead. It takes milliseconds, at most the election timeout.
+// mean that this node may still lead. It takes milliseconds, at most the election timeout. A voter that
+// does not answer is refused at once.
 func (n *Node) TransferLeadership(ctx context.Context, id, addr string) error {
+	if !n.IsLeader() {
+		return ErrNotLeader
+	}
+	if err := n.peers.answers(raft.ServerID(id)); err != nil {
+		return err
+	}
 	_, err := wait(ctx, func() raft.Future {
 		return n.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(addr))
 	})

@@ -14,12 +14,14 @@ import (
 type Node struct {
 	cfg        Config
 	raft       *raft.Raft
+	peers      *patient
 	store      *store
 	leadership chan bool
 
 	fatalOnce sync.Once
 	stuck     stuckTransfer
 	notify    chan bool     // Raft's NotifyCh
+	started   chan struct{} // closed when raft is set
 	stop      chan struct{} // ends our goroutines
 	stopOnce  sync.Once
 	wg        sync.WaitGroup
@@ -62,16 +64,18 @@ func open(cfg Config, st *store) (*Node, error) {
 		store:      st,
 		leadership: make(chan bool, 1),
 		notify:     make(chan bool, 8),
+		started:    make(chan struct{}),
 		stop:       make(chan struct{}),
 		stuck:      stuckTransfer{bound: 2 * cfg.Timing.Election},
 	}
-	tr := newTransport(n)
+	n.peers = newTransport(n)
 	rc := cfg.raftConfig()
 	rc.NotifyCh = n.notify
-	if n.raft, err = raft.NewRaft(rc, fsm, st.log, st.bolt, st.snaps, tr); err != nil {
-		tr.Close()
+	if n.raft, err = raft.NewRaft(rc, fsm, st.log, st.bolt, st.snaps, n.peers); err != nil {
+		n.peers.Close()
 		return nil, fmt.Errorf("start Raft: %w", err)
 	}
+	close(n.started)
 	n.wg.Go(n.drain)
 	n.wg.Go(n.noteCommits)
 	n.wg.Go(n.watchDisk)

@@ -217,6 +217,34 @@ func TestShutdownTellsLeadership(t *testing.T) {
 	})
 }
 
+// A voter that was away for long counts at once when it is back. Raft by itself would not send it an
+// entry for up to 10 s.
+func TestReturningVoterCountsAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, g *group) {
+		g.found("a", "b", "c")
+		g.stop("b")
+		time.Sleep(time.Minute)
+		if err := g.nodes["a"].TransferLeadership(ctxFor(t, time.Second), "b", "host-b"); err == nil {
+			t.Error("leadership handed to a node that is down")
+		}
+		g.start("b")
+		g.stop("c")
+		start := time.Now()
+		g.apply("a", "1")
+		if took := time.Since(start); took > 500*time.Millisecond {
+			t.Errorf("committed after %v", took)
+		}
+		// To a peer that is gone for good nothing is sent for ever.
+		ctx := ctxFor(t, 5*time.Second)
+		if err := g.nodes["a"].Remove(ctx, "c"); err != nil {
+			t.Error(err)
+		}
+		if err := g.nodes["a"].TransferLeadership(ctx, "b", "host-b"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A host may move: Resolve knows before the configuration does.
 func TestResolve(t *testing.T) {
 	inBubble(t, func(t *testing.T, g *group) {

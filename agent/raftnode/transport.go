@@ -13,7 +13,7 @@ import (
 // for votes.
 const poolSize = 3
 
-func newTransport(n *Node) *raft.NetworkTransport {
+func newTransport(n *Node) *patient {
 	ctx, cancel := context.WithCancel(context.Background())
 	tc := &raft.NetworkTransportConfig{
 		Stream:          &streamLayer{Listener: n.cfg.Listener, addr: n.cfg.Addr, dial: n.cfg.Dial, ctx: ctx, cancel: cancel},
@@ -25,7 +25,7 @@ func newTransport(n *Node) *raft.NetworkTransport {
 	if n.cfg.Resolve != nil {
 		tc.ServerAddressProvider = resolver{n}
 	}
-	return raft.NewNetworkTransportWithConfig(tc)
+	return &patient{NetworkTransport: raft.NewNetworkTransportWithConfig(tc), n: n, lost: map[raft.ServerID]bool{}}
 }
 
 // streamLayer is how Raft dials and listens.
