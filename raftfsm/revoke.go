@@ -67,7 +67,8 @@ func (d *decider) sealAll() (f []sealed, waitFor []NodeID) {
 		a := carriedOut(o)
 		switch {
 		case a == nil:
-			if n := d.v.Node(m.ID); d.fresh(n) || (n.Report == nil && n.Age <= d.s.Policy.DeadAfter) {
+			failed := o != nil && !o.Flight // it may still come, but is not worth waiting for
+			if n := d.v.Node(m.ID); !failed && (d.fresh(n) || n.Report == nil && n.Age <= d.s.Policy.DeadAfter) {
 				waitFor = append(waitFor, m.ID)
 			}
 		case d.amnesia(m, a):
