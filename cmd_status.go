@@ -54,8 +54,8 @@ func showStatus(c *cli.Context, cluster locate.Cluster) error {
 	if err != nil {
 		return err
 	}
-	if c.Duration("timeout") <= 0 {
-		return api.Usage("--timeout: %s is no time to wait", c.Duration("timeout")).WithHint("Use something like 5s.")
+	if err := checkTimeout(c); err != nil {
+		return err
 	}
 	client, err := cluster.Client()
 	if err != nil {
@@ -103,8 +103,8 @@ func watch(ctx context.Context, w io.Writer, show func(context.Context, io.Write
 	ticker := time.NewTicker(watchPeriod)
 	defer ticker.Stop()
 	for {
-		var page text
-		err := show(ctx, &page)
+		var p page
+		err := show(ctx, &p)
 		var health healthCode
 		if err != nil && !errors.As(err, &health) {
 			if ctx.Err() != nil {
@@ -114,9 +114,9 @@ func watch(ctx context.Context, w io.Writer, show func(context.Context, io.Write
 			if errors.As(err, &usage) && usage.Code == api.ExitUsage {
 				return err
 			}
-			complain(&page, err, api.ExitFailed)
+			complain(&p, err, api.ExitFailed)
 		}
-		if _, err := fmt.Fprintf(w, "%s%s\n", clear, page); err != nil {
+		if _, err := fmt.Fprintf(w, "%s%s\n", clear, p); err != nil {
 			return err
 		}
 		select {
@@ -127,10 +127,10 @@ func watch(ctx context.Context, w io.Writer, show func(context.Context, io.Write
 	}
 }
 
-// text collects what is written.
-type text []byte
+// page collects what is written.
+type page []byte
 
-func (t *text) Write(p []byte) (int, error) {
+func (t *page) Write(p []byte) (int, error) {
 	*t = append(*t, p...)
 	return len(p), nil
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -72,7 +73,9 @@ func prepare(commands []*cli.Command) {
 	}
 }
 
-func usageError(_ *cli.Context, err error, _ bool) error { return api.Usage("%w", err) }
+func usageError(c *cli.Context, err error, _ bool) error {
+	return api.Usage("%s: %w", c.Command.HelpName, err).WithHint("`%s --help` says what it takes.", c.Command.HelpName)
+}
 
 // exitCodes maps errors that have no code of their own.
 var exitCodes = []struct {
@@ -124,7 +127,7 @@ func complain(w io.Writer, err error, code int) {
 	var e *api.Error
 	if !errors.As(err, &e) {
 		if code != api.ExitInterrupted {
-			fmt.Fprintf(w, "ha: %s\n", err)
+			fmt.Fprintln(w, withProgram(err.Error()))
 		}
 		return
 	}
@@ -133,11 +136,19 @@ func complain(w io.Writer, err error, code int) {
 		word = " [" + e.Word + "]"
 	}
 	if code != api.ExitInterrupted || !errors.Is(err, context.Canceled) {
-		fmt.Fprintf(w, "ha: %s%s\n", err, word)
+		fmt.Fprintln(w, withProgram(err.Error())+word)
 	}
 	if e.Hint != "" {
 		fmt.Fprintf(w, "    %s\n", e.Hint)
 	}
+}
+
+// withProgram starts a message with the program's name, if it does not yet.
+func withProgram(msg string) string {
+	if strings.HasPrefix(msg, "ha: ") || strings.HasPrefix(msg, "ha ") {
+		return msg
+	}
+	return "ha: " + msg
 }
 
 // noArguments refuses words that a command would not look at.

@@ -4,9 +4,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -63,7 +65,7 @@ type MySQLConfig struct {
 	Host         string   `toml:"host"`          // bind address and what replicas connect to; default: Listen's
 	Port         int      `toml:"port"`          // default 3306
 	ServerID     uint32   `toml:"server_id"`     // default: made from the node id
-	User         string   `toml:"user"`          // --user, when the agent is root
+	User         string   `toml:"user"`          // --user, when the agent is root; default: who owns DataDir, else root
 	DefaultsFile string   `toml:"defaults_file"` // optional my.cnf
 	Options      []string `toml:"options"`       // more --name=value
 	// StartTimeout bounds a start with crash recovery. Default 10 minutes.
@@ -124,6 +126,9 @@ func (m *MySQLConfig) setDefaults(c *Config) {
 	if m.Port == 0 {
 		m.Port = DefaultMySQLPort
 	}
+	if m.User == "" && os.Geteuid() == 0 {
+		m.User = ownerOf(m.DataDir)
+	}
 	if m.StartTimeout == 0 {
 		m.StartTimeout = 10 * time.Minute
 	}
@@ -167,6 +172,21 @@ func defaultRuntimeDir(dataDir string) string {
 		return "/run/ha"
 	}
 	return dataDir
+}
+
+// ownerOf names the owner of a directory; root if there is none, since mysqld
+// wants to be told that it runs as root.
+func ownerOf(dir string) string {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return "root"
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		if u, err := user.LookupId(strconv.FormatUint(uint64(st.Uid), 10)); err == nil {
+			return u.Username
+		}
+	}
+	return "root"
 }
 
 func setDefault(s *string, value string) {

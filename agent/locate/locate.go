@@ -159,16 +159,12 @@ func Registry() string { return filepath.Join(agent.StateHome(), "ha", "sandboxe
 func Registered() []string {
 	paths, _ := filepath.Glob(filepath.Join(Registry(), "*.toml"))
 	return slices.DeleteFunc(paths, func(path string) bool {
-		cfg, err := agent.LoadConfig(path)
-		if err != nil {
-			return true
-		}
-		_, err = os.Stat(cfg.SecretFile)
+		// They are symbolic links to files in the sandboxes.
+		_, err := os.Stat(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			_ = os.Remove(path)
-			return true
 		}
-		return false
+		return err != nil
 	})
 }
 
