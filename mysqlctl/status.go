@@ -81,7 +81,8 @@ type SourceStatus struct {
 	WaitSessions int   `json:"wait_sessions"` // heads of the queue only; see Status.Waiting
 }
 
-// DumpThread is a replica that is attached.
+// DumpThread is a replica that is attached. One that has reconnected is listed twice
+// until the source notices, which takes up to a second.
 type DumpThread struct {
 	ReplicaUUID string `json:"replica_uuid"`
 	User        string `json:"user"`

@@ -11,6 +11,8 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"net"
 	"os"
@@ -22,7 +24,7 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/go-sql-driver/mysql" // the driver of Root and App
+	"github.com/go-sql-driver/mysql"
 
 	"ha/mysqlctl"
 )
@@ -184,10 +186,14 @@ func freePort(t testing.TB, host string) int {
 
 func open(t testing.TB, user, password, socket string) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("mysql", fmt.Sprintf("%s:%s@unix(%s)/", user, password, socket))
+	cfg := mysql.NewConfig()
+	cfg.Net, cfg.Addr, cfg.User, cfg.Passwd = "unix", socket, user, password
+	cfg.Logger = log.New(io.Discard, "", 0) // servers are killed all the time here
+	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	db := sql.OpenDB(connector)
 	db.SetMaxIdleConns(4)
 	t.Cleanup(func() { go db.Close() })
 	return db
