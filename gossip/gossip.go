@@ -40,6 +40,8 @@ type Config struct {
 	// Logger receives what happens: peers that come and go as info, trouble as warnings. May be nil:
 	// nothing is logged.
 	Logger *slog.Logger
+
+	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error) // DNS, but in tests
 }
 
 // label keeps other programs' memberlist traffic out.
@@ -96,6 +98,9 @@ type Gossip struct {
 func Start(cfg Config) (*Gossip, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	if cfg.lookup == nil {
+		cfg.lookup = net.DefaultResolver.LookupNetIP
 	}
 	if err := cfg.Meta.Validate(); err != nil {
 		return nil, err

@@ -273,6 +273,58 @@ func TestJoin(t *testing.T) {
 	})
 }
 
+// A seed's name may have addresses that never answer: they are asked seldom, and nothing is logged.
+func TestNameWithSeveralAddresses(t *testing.T) {
+	inBubble(t, func(t *testing.T, n *memnet) {
+		mustStart(t, n.host(seedB).config("b"))
+		cfg := n.host(seedA).config("a", "name:8801")
+		cfg.lookup = func(context.Context, string, string) ([]netip.Addr, error) {
+			return []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("10.0.0.2")}, nil
+		}
+		var log buffer
+		var dials atomic.Int32
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		dial := cfg.Dial
+		cfg.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			if addr == seedC {
+				dials.Add(1)
+			}
+			return dial(ctx, addr)
+		}
+		a := mustStart(t, cfg)
+		time.Sleep(5 * time.Minute)
+		if !sees(a, "b") {
+			t.Error("not joined")
+		}
+		if got := dials.Load(); got > 300/30+1 {
+			t.Errorf("the dead address was dialled %d times in 5 minutes", got)
+		}
+		if text := log.take(); strings.Contains(text, "seed") {
+			t.Errorf("logged:\n%s", text)
+		}
+	})
+}
+
+// A seed that is down is tried all the time, and told once when it goes and when it comes.
+func TestSeedDown(t *testing.T) {
+	inBubble(t, func(t *testing.T, n *memnet) {
+		cfg := n.host(seedA).config("a", seedB)
+		var log buffer
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		a := mustStart(t, cfg)
+		time.Sleep(3 * time.Minute)
+		if text := log.take(); strings.Count(text, "seed does not answer") != 1 || strings.Count(text, "\n") != 1 {
+			t.Errorf("not logged once:\n%s", text)
+		}
+		mustStart(t, n.host(seedB).config("b"))
+		within(t, 2*time.Second, "joined", func() bool { return sees(a, "b") })
+		time.Sleep(2 * time.Second)
+		if text := log.take(); !strings.Contains(text, "seed answers") || strings.Contains(text, "WARN") {
+			t.Errorf("not logged:\n%s", text)
+		}
+	})
+}
+
 // A healthy idle cluster logs nothing and dials nobody, whatever the seeds are called.
 func TestHealthyIsQuiet(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *memnet) {

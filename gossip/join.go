@@ -15,8 +15,8 @@ import (
 
 const (
 	rejoinInterval = time.Second
-	// A seed that answered but is known under another address (its second interface, or ourselves) is
-	// not asked again for this long.
+	// An address that answered but is not a peer's (a second interface of one, or of ourselves), or that
+	// need not answer, is not asked again for this long.
 	satisfied = 30 * time.Second
 )
 
@@ -30,7 +30,7 @@ func (g *Gossip) Join(ctx context.Context, addrs ...string) error {
 	var targets []netip.AddrPort
 	var errs []error
 	for _, a := range addrs {
-		found, err := resolve(ctx, a)
+		found, err := g.resolve(ctx, a)
 		targets = append(targets, found...)
 		errs = append(errs, err)
 	}
@@ -75,7 +75,7 @@ func (g *Gossip) contact(ctx context.Context, targets []netip.AddrPort) []error 
 	return errs
 }
 
-func resolve(ctx context.Context, hostport string) ([]netip.AddrPort, error) {
+func (g *Gossip) resolve(ctx context.Context, hostport string) ([]netip.AddrPort, error) {
 	if a, err := netip.ParseAddrPort(hostport); err == nil {
 		return []netip.AddrPort{unmap(a)}, nil
 	}
@@ -87,7 +87,7 @@ func resolve(ctx context.Context, hostport string) ([]netip.AddrPort, error) {
 	if err != nil {
 		return nil, fmt.Errorf("address %q: %w", hostport, err)
 	}
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	ips, err := g.cfg.lookup(ctx, "ip", host)
 	if err != nil {
 		return nil, err // names the host
 	}
@@ -163,7 +163,7 @@ func (r *rejoiner) missing(seed string, alive map[netip.AddrPort]bool) []netip.A
 func (r *rejoiner) join(seed string, alive map[netip.AddrPort]bool, mu *sync.Mutex) {
 	ctx, cancel := context.WithTimeout(r.g.ctx, streamTimeout)
 	defer cancel()
-	addrs, err := resolve(ctx, seed)
+	addrs, err := r.g.resolve(ctx, seed)
 	mu.Lock()
 	if err == nil {
 		r.found[seed] = addrs
@@ -174,14 +174,16 @@ func (r *rejoiner) join(seed string, alive map[netip.AddrPort]bool, mu *sync.Mut
 	errs := r.g.contact(ctx, targets)
 	mu.Lock()
 	defer mu.Unlock()
-	answered := len(targets) == 0
-	for i, target := range targets {
-		if errs[i] == nil {
+	// A name of which one address is alive, or ours, is fine: "localhost" has two and one answers.
+	// Gossip tells of whoever is behind the others, so they are asked seldom.
+	ok := slices.ContainsFunc(r.found[seed], func(a netip.AddrPort) bool { return alive[a] }) ||
+		slices.Contains(errs, nil)
+	if ok {
+		for _, target := range targets {
 			r.quiet[target] = time.Now()
-			answered = true
 		}
 	}
-	r.note(seed, err == nil && answered, errors.Join(append(errs, err)...))
+	r.note(seed, ok, errors.Join(append(errs, err)...))
 }
 
 // note logs that a seed begins or ceases to fail.

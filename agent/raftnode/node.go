@@ -185,8 +185,8 @@ func (n *Node) LastIndex() uint64 { return n.raft.LastIndex() }
 // moves when a leader is heard.
 func (n *Node) CommitIndex() uint64 { return n.raft.CommitIndex() }
 
-// AppliedIndex returns the index up to which entries were handed to the FSM, which may still be at work
-// on the last of them.
+// AppliedIndex returns the index up to which Raft has handed entries to the FSM, which may still be at
+// work on the last of them. After [Open] the FSM has seen more than this says until a leader is heard.
 func (n *Node) AppliedIndex() uint64 { return n.raft.AppliedIndex() }
 
 // LastContact returns how long ago the leader was last heard: 0 on the leader, negative if never.
