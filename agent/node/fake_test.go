@@ -1,0 +1,604 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ha/mysqlctl"
+	"ha/mysqlctl/gtid"
+	"ha/raftfsm"
+)
+
+const (
+	ownUUID   = "00000000-0000-0000-0000-00000000000a"
+	otherUUID = "00000000-0000-0000-0000-00000000000b"
+	killGrace = 20 * time.Millisecond // of a fake's statement that is KILLed
+)
+
+// fakeMysqld is a server with a memory. A method named in hang does not return
+// before its context ends, and a little later; one named in fail fails.
+type fakeMysqld struct {
+	t *testing.T
+
+	mu       sync.Mutex
+	dir      string
+	inited   bool
+	alive    bool
+	runs     int
+	exit     chan struct{}
+	superRO  bool
+	k        int // 0: semi-sync off
+	waiting  int // commits that wait: a Fence does not return
+	frozen   bool
+	dumping  bool
+	channel  string // host of the source; "" none
+	io, ack  bool
+	attached []string
+	locked   []string
+	executed gtid.Set
+	received gtid.Set
+	offline  gtid.Set
+	uuid     string
+	hang     map[string]bool
+	fail     map[string]error
+	after    map[string]func(*fakeMysqld) // what else happens by the time a method returns
+	startFor time.Duration
+	clone    func(ctx context.Context, dir string) error
+
+	log  []string // effects, in their order
+	inst atomic.Int32
+}
+
+func newFake(t *testing.T) *fakeMysqld {
+	exited := make(chan struct{})
+	close(exited)
+	return &fakeMysqld{t: t, inited: true, superRO: true, exit: exited, uuid: ownUUID, startFor: 900 * time.Millisecond,
+		hang: map[string]bool{}, fail: map[string]error{}, after: map[string]func(*fakeMysqld){},
+		executed: gtid.MustParse(otherUUID + ":1-10"), offline: gtid.MustParse(otherUUID + ":1-10")}
+}
+
+// set changes the server behind the node's back.
+func (f *fakeMysqld) set(change func(*fakeMysqld)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(f)
+}
+
+func (f *fakeMysqld) effects() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return strings.Join(f.log, " ")
+}
+
+func (f *fakeMysqld) did(effect string) bool {
+	return slices.Contains(strings.Fields(f.effects()), effect)
+}
+
+func (f *fakeMysqld) forget() { f.set(func(f *fakeMysqld) { f.log = nil }) }
+
+// run starts the process: as mysqld always starts.
+func (f *fakeMysqld) run() {
+	f.alive, f.superRO, f.io, f.k, f.frozen, f.dumping, f.waiting = true, true, false, 0, false, false, 0
+	f.exit = make(chan struct{})
+	f.runs++
+}
+
+func (f *fakeMysqld) die() {
+	if f.alive {
+		f.alive, f.dumping = false, false
+		close(f.exit)
+	}
+}
+
+// crash ends the process by itself.
+func (f *fakeMysqld) crash() { f.set(func(f *fakeMysqld) { f.die() }) }
+
+// changes is a method with an effect: one at a time, but for the fence's.
+func (f *fakeMysqld) changes(ctx context.Context, name string, effect func() error) error {
+	switch name {
+	case "Fence", "KillClients", "KillOwnSessions":
+	default:
+		if f.inst.Add(1) > 1 {
+			f.t.Errorf("%s while another statement of ours runs", name)
+		}
+		defer f.inst.Add(-1)
+	}
+	f.mu.Lock()
+	alive, frozen, hang, err := f.alive, f.frozen, f.hang[name] || name == "Fence" && f.waiting > 0, f.fail[name]
+	exit := f.exit
+	f.mu.Unlock()
+	switch {
+	case !alive:
+		return mysqlctl.ErrNotRunning
+	case err != nil:
+		return err
+	case hang, frozen:
+		select {
+		case <-ctx.Done():
+			time.Sleep(killGrace)
+			f.set(func(f *fakeMysqld) { f.log = append(f.log, name+"-ended") })
+			if frozen {
+				return fmt.Errorf("%w: %w", mysqlctl.ErrAbandoned, ctx.Err())
+			}
+			return ctx.Err()
+		case <-exit:
+			return mysqlctl.ErrNotRunning
+		}
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.log = append(f.log, name)
+	err = effect()
+	if after := f.after[name]; after != nil {
+		after(f)
+	}
+	return err
+}
+
+// reads is a method without an effect.
+func (f *fakeMysqld) reads(ctx context.Context, name string) error {
+	f.mu.Lock()
+	alive, stuck, err := f.alive, f.frozen || f.hang[name], f.fail[name]
+	exit := f.exit
+	f.mu.Unlock()
+	switch {
+	case !alive:
+		return mysqlctl.ErrNotRunning
+	case err != nil:
+		return err
+	case stuck:
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-exit:
+			return mysqlctl.ErrNotRunning
+		}
+	}
+	return ctx.Err()
+}
+
+func (f *fakeMysqld) Initialized() (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.inited, nil
+}
+
+func (f *fakeMysqld) Initialize(ctx context.Context) error {
+	if !sleep(ctx, time.Second) {
+		return ctx.Err()
+	}
+	f.set(func(f *fakeMysqld) { f.inited = true; f.log = append(f.log, "Initialize") })
+	return nil
+}
+
+func (f *fakeMysqld) Start(ctx context.Context) error {
+	f.mu.Lock()
+	if f.alive {
+		f.mu.Unlock()
+		return mysqlctl.ErrRunning
+	}
+	f.log = append(f.log, "Start")
+	if err := f.fail["Start"]; err != nil {
+		f.mu.Unlock()
+		return err
+	}
+	f.run()
+	exit, takes := f.exit, f.startFor
+	f.mu.Unlock()
+	select {
+	case <-time.After(takes):
+		return nil
+	case <-exit:
+		return mysqlctl.ErrExited
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (f *fakeMysqld) Adopt(ctx context.Context) (bool, error) {
+	f.mu.Lock()
+	alive := f.alive
+	f.mu.Unlock()
+	if !alive {
+		return false, nil
+	}
+	return true, f.reads(ctx, "Adopt")
+}
+
+func (f *fakeMysqld) PID() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.alive {
+		return 0
+	}
+	return 1000 + f.runs
+}
+
+func (f *fakeMysqld) Alive() bool { return f.PID() != 0 }
+
+func (f *fakeMysqld) Exited() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.exit
+}
+
+func (f *fakeMysqld) CoreDumping() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dumping
+}
+
+func (f *fakeMysqld) Kill(context.Context) error {
+	f.set(func(f *fakeMysqld) {
+		f.log = append(f.log, "Kill")
+		f.die()
+	})
+	return nil
+}
+
+func (f *fakeMysqld) Stop(ctx context.Context) error {
+	return f.changes(ctx, "Stop", func() error { f.die(); return nil })
+}
+
+func (f *fakeMysqld) Close() error { return nil }
+
+func (f *fakeMysqld) Status(ctx context.Context) (mysqlctl.Status, error) {
+	if err := f.reads(ctx, "Status"); err != nil {
+		return mysqlctl.Status{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st := mysqlctl.Status{ServerUUID: f.uuid, Version: "9.7.4", ReadOnly: f.superRO, SuperReadOnly: f.superRO,
+		Executed: f.executed, Received: f.received, ReplicaAck: f.io && f.ack, ReplicaAckWanted: f.ack, Waiting: f.waiting}
+	st.Source = mysqlctl.SourceStatus{Plugin: true, Enabled: f.k > 0, On: f.k > 0, WaitForCount: f.k}
+	for _, uuid := range f.attached {
+		st.DumpThreads = append(st.DumpThreads, mysqlctl.DumpThread{ReplicaUUID: uuid, SemiSync: true})
+	}
+	if f.channel != "" {
+		state := map[bool]string{true: "Yes", false: "No"}
+		st.Replica = &mysqlctl.ReplicaStatus{SourceHost: f.channel, SourcePort: 3306, SourceUUID: otherUUID, IOState: state[f.io], SQLState: "Yes", Channels: 1}
+	}
+	return st, nil
+}
+
+func (f *fakeMysqld) ServerUUIDOnDisk() (string, error) { return f.uuid, nil }
+
+func (f *fakeMysqld) OfflinePosition() (gtid.Set, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.alive {
+		return gtid.Set{}, mysqlctl.ErrRunning
+	}
+	f.log = append(f.log, "OfflinePosition")
+	return f.offline, nil
+}
+
+func (f *fakeMysqld) ClusterID(ctx context.Context) (string, error) {
+	return "c1", f.reads(ctx, "ClusterID")
+}
+
+func (f *fakeMysqld) ReplicationAccounts(ctx context.Context) ([]string, error) {
+	return []string{"ha_r_n1"}, f.reads(ctx, "ReplicationAccounts")
+}
+
+func (f *fakeMysqld) ProbeDisk(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.fail["ProbeDisk"]
+}
+
+func (f *fakeMysqld) KillOwnSessions(ctx context.Context) error {
+	return f.changes(ctx, "KillOwnSessions", func() error { return nil })
+}
+
+func (f *fakeMysqld) KillClients(ctx context.Context) error {
+	return f.changes(ctx, "KillClients", func() error { return nil })
+}
+
+func (f *fakeMysqld) KillDump(ctx context.Context, uuid string) error {
+	return f.changes(ctx, "KillDump", func() error {
+		f.attached = slices.DeleteFunc(f.attached, func(u string) bool { return u == uuid })
+		return nil
+	})
+}
+
+func (f *fakeMysqld) Fence(ctx context.Context) error {
+	err := f.changes(ctx, "Fence", func() error { f.superRO = true; return nil })
+	if err != nil {
+		return fmt.Errorf("%w: %w", mysqlctl.ErrNotFenced, err)
+	}
+	return nil
+}
+
+func (f *fakeMysqld) Poison(ctx context.Context) error {
+	return f.changes(ctx, "Poison", func() error { f.k = 100; return nil })
+}
+
+func (f *fakeMysqld) OpenWrites(ctx context.Context) error {
+	return f.changes(ctx, "OpenWrites", func() error { f.superRO = false; return nil })
+}
+
+func (f *fakeMysqld) ConfigureSource(ctx context.Context, k int) error {
+	return f.changes(ctx, fmt.Sprintf("ConfigureSource%d", k), func() error { f.k = k; return nil })
+}
+
+func (f *fakeMysqld) EnsureSchema(ctx context.Context, _ string) error {
+	return f.changes(ctx, "EnsureSchema", func() error { return nil })
+}
+
+func (f *fakeMysqld) Barrier(ctx context.Context, _, _ uint64) error {
+	return f.changes(ctx, "Barrier", func() error { return nil })
+}
+
+func (f *fakeMysqld) EnsureReplicationAccount(ctx context.Context, user, _ string) error {
+	return f.changes(ctx, "Account-"+user, func() error { return nil })
+}
+
+func (f *fakeMysqld) LockAccount(ctx context.Context, user string, locked bool) error {
+	return f.changes(ctx, fmt.Sprintf("Lock-%s-%v", user, locked), func() error { return nil })
+}
+
+func (f *fakeMysqld) SealReplica(ctx context.Context) (mysqlctl.Position, error) {
+	err := f.changes(ctx, "SealReplica", func() error { f.io = false; return nil })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return mysqlctl.Position{Executed: f.executed, Received: f.received}, err
+}
+
+func (f *fakeMysqld) Drain(ctx context.Context) (gtid.Set, error) {
+	err := f.changes(ctx, "Drain", func() error { f.executed = f.executed.Union(f.received); return nil })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.executed, err
+}
+
+func (f *fakeMysqld) StopApplier(ctx context.Context) error {
+	return f.changes(ctx, "StopApplier", func() error { return nil })
+}
+
+func (f *fakeMysqld) Follow(ctx context.Context, src mysqlctl.Source, ack bool) error {
+	return f.changes(ctx, "Follow", func() error {
+		f.superRO, f.k, f.channel, f.io, f.ack = true, 0, src.Host, true, ack
+		return nil
+	})
+}
+
+func (f *fakeMysqld) SetReplicaAck(ctx context.Context, ack bool) error {
+	return f.changes(ctx, fmt.Sprintf("SetReplicaAck-%v", ack), func() error { f.ack = ack; return nil })
+}
+
+func (f *fakeMysqld) ResetReplica(ctx context.Context) error {
+	return f.changes(ctx, "ResetReplica", func() error { f.channel = ""; return nil })
+}
+
+func (f *fakeMysqld) DiscardReceived(ctx context.Context) error {
+	return f.changes(ctx, "DiscardReceived", func() error { f.received = gtid.Set{}; f.channel = ""; return nil })
+}
+
+func (f *fakeMysqld) Clone(ctx context.Context, _ mysqlctl.Source, dir string, progress func(mysqlctl.CloneProgress)) error {
+	if err := f.reads(ctx, "Clone"); err != nil {
+		return err
+	}
+	f.set(func(f *fakeMysqld) { f.log = append(f.log, "Clone") })
+	progress(mysqlctl.CloneProgress{Done: 5, Estimate: 10})
+	if f.clone != nil {
+		return f.clone(ctx, dir)
+	}
+	return cloneFiles(dir)
+}
+
+func cloneFiles(dir string) error {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	for _, name := range []string{"ibdata1", "mysql.ibd"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("new"), 0o640); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var _ Mysqld = (*mysqlctl.Server)(nil)
+
+// testClock is the bubble's clock, and can jump as a suspended machine's does.
+type testClock struct {
+	began time.Time
+	jump  atomic.Int64
+}
+
+func (c *testClock) Boottime() time.Duration {
+	return time.Hour + time.Since(c.began) + time.Duration(c.jump.Load())
+}
+
+// coordinator is the far end of Send.
+type coordinator struct {
+	mu      sync.Mutex
+	grant   raftfsm.Grant
+	err     error
+	delay   time.Duration
+	hook    func(raftfsm.Report)
+	reports []raftfsm.Report
+	times   []time.Time
+}
+
+func (c *coordinator) send(ctx context.Context, r raftfsm.Report) (raftfsm.Grant, error) {
+	c.mu.Lock()
+	c.reports = append(c.reports, r)
+	c.times = append(c.times, time.Now())
+	grant, err, delay, hook := c.grant, c.err, c.delay, c.hook
+	c.mu.Unlock()
+	if hook != nil {
+		hook(r)
+	}
+	if delay > 0 && !sleep(ctx, delay) {
+		return raftfsm.Grant{}, ctx.Err()
+	}
+	return grant, err
+}
+
+func (c *coordinator) set(change func(*coordinator)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(c)
+}
+
+// all gives the reports so far and when they were sent.
+func (c *coordinator) all() ([]raftfsm.Report, []time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.reports), slices.Clone(c.times)
+}
+
+func (c *coordinator) last() raftfsm.Report {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.reports) == 0 {
+		return raftfsm.Report{}
+	}
+	return c.reports[len(c.reports)-1]
+}
+
+// bench is one node on a fake mysqld in a bubble.
+type bench struct {
+	t     *testing.T
+	n     *Node
+	md    *fakeMysqld
+	co    *coordinator
+	clock *testClock
+	cfg   Config
+	stop  func()
+	hooks []string
+	mu    sync.Mutex
+}
+
+// inBubble runs f on a node whose Run has not begun.
+func inBubble(t *testing.T, f func(b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{t: t, md: newFake(t), co: &coordinator{}, clock: &testClock{began: time.Now()}}
+		dir := t.TempDir()
+		b.md.dir = filepath.Join(dir, "mysql")
+		if err := os.Mkdir(b.md.dir, 0o750); err != nil {
+			t.Fatal(err)
+		}
+		b.cfg = Config{ID: "n1", Version: "test", DataDir: dir, RuntimeDir: dir, Mysqld: b.md, MysqlDir: b.md.dir,
+			Cluster: func() string { return "c1" }, LastIndex: func() uint64 { return 7 }, Send: b.co.send, Clock: b.clock,
+			Opened: func(time.Duration) { b.note("open") }, Closed: func() { b.note("closed") },
+			Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
+		f(b)
+		b.end()
+	})
+}
+
+func (b *bench) note(s string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.hooks) == 0 || b.hooks[len(b.hooks)-1] != s {
+		b.hooks = append(b.hooks, s)
+	}
+}
+
+func (b *bench) hooked() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Join(b.hooks, " ")
+}
+
+// begin makes the node and runs it.
+func (b *bench) begin() {
+	b.t.Helper()
+	n, err := New(b.cfg)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	b.n = n
+	b.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Errorf("Run: %v", err)
+		}
+		if err := n.Close(); err != nil {
+			b.t.Errorf("Close: %v", err)
+		}
+	}
+	synctest.Wait()
+}
+
+func (b *bench) end() {
+	if b.stop != nil {
+		b.stop()
+		b.stop = nil
+	}
+}
+
+// up begins on a running mysqld.
+func (b *bench) up() {
+	b.t.Helper()
+	b.md.set(func(f *fakeMysqld) { f.run() })
+	b.begin()
+}
+
+// order executes one with a generous deadline.
+func (b *bench) order(o raftfsm.Order) raftfsm.Answer {
+	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
+	defer cancel()
+	o.To = "n1"
+	return b.n.Execute(ctx, o)
+}
+
+// mustOrder is an order that has to be carried out.
+func (b *bench) mustOrder(o raftfsm.Order) raftfsm.Answer {
+	b.t.Helper()
+	a := b.order(o)
+	if !a.OK {
+		b.t.Fatalf("%s: %s %s", o.Op, a.Code, a.Err)
+	}
+	return a
+}
+
+const testLease = 5 * time.Second
+
+// lead makes the node primary of an epoch.
+func (b *bench) lead(epoch uint64) {
+	b.t.Helper()
+	b.co.set(func(c *coordinator) { c.grant = raftfsm.Grant{Epoch: epoch, Primary: "n1", Lease: testLease} })
+	b.mustOrder(raftfsm.Order{Token: tok(epoch, 10*epoch, 1), Op: raftfsm.OpPromote, K: 1})
+}
+
+// within polls each millisecond of the bubble's time and gives how long it took.
+func (b *bench) within(d time.Duration, what string, ok func() bool) time.Duration {
+	b.t.Helper()
+	began := time.Now()
+	for !ok() {
+		if time.Since(began) > d {
+			b.t.Fatalf("not within %s: %s (%s)", d, what, b.md.effects())
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+func (b *bench) open() bool {
+	b.md.mu.Lock()
+	defer b.md.mu.Unlock()
+	return b.md.alive && !b.md.superRO
+}
+
+var errTest = errors.New("made by the test")

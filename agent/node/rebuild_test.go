@@ -1,0 +1,317 @@
+package node
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ha/raftfsm"
+	"ha/xtra"
+)
+
+func rebuild(step, lease uint64) raftfsm.Order {
+	return raftfsm.Order{Token: tok(2, 20, step), Op: raftfsm.OpRebuild, Lease: lease, Source: source("n2")}
+}
+
+// ended waits for the end of the rebuild under a lease.
+func (b *bench) ended(lease uint64) raftfsm.RebuildReport {
+	b.t.Helper()
+	var last raftfsm.RebuildReport
+	b.within(5*time.Minute, "rebuild ended", func() bool {
+		r := b.co.last().Rebuild
+		if r == nil || r.Index != lease || !r.Done && r.Err == "" {
+			return false
+		}
+		last = *r
+		return true
+	})
+	return last
+}
+
+func (b *bench) data() string {
+	content, _ := os.ReadFile(filepath.Join(b.md.dir, "ibdata1"))
+	return string(content)
+}
+
+func (b *bench) oldData() {
+	b.t.Helper()
+	for _, name := range []string{"ibdata1", "mysql.ibd"} {
+		if err := os.WriteFile(filepath.Join(b.md.dir, name), []byte("old"), 0o600); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+func (b *bench) leftovers() []string {
+	b.t.Helper()
+	found, err := filepath.Glob(b.md.dir + ".*")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return found
+}
+
+func TestRebuild(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.oldData()
+		b.up()
+		b.md.set(func(f *fakeMysqld) {
+			f.clone = func(ctx context.Context, dir string) error {
+				if !sleep(ctx, 10*time.Second) {
+					return ctx.Err()
+				}
+				return cloneFiles(dir)
+			}
+		})
+		b.md.forget()
+		began := time.Now()
+		b.mustOrder(rebuild(1, 19))
+		if time.Since(began) > time.Second {
+			t.Error("the order was answered late")
+		}
+		b.within(2*time.Second, "progress", func() bool {
+			r := b.co.last().Rebuild
+			return r != nil && r.Phase == "copy" && r.Bytes == 5 && r.Total == 10
+		})
+		b.mustOrder(rebuild(2, 19)) // the same lease again
+		if r := b.ended(19); !r.Done || r.Err != "" {
+			t.Fatalf("%+v", r)
+		}
+		if got := b.md.effects(); got != "Clone Stop Start" {
+			t.Errorf("did %s", got)
+		}
+		if b.data() != "new" || len(b.leftovers()) != 1 || !b.n.isUp() || b.n.Stored().Role != RoleNone {
+			t.Errorf("data %q, beside them %v", b.data(), b.leftovers())
+		}
+		b.mustOrder(rebuild(3, 19)) // done is done
+		time.Sleep(time.Minute)
+		if strings.Count(b.md.effects(), "Clone") != 1 {
+			t.Error("copied twice")
+		}
+	})
+}
+
+// A failed copy leaves the data as they were, and nothing beside them.
+func TestRebuildFails(t *testing.T) {
+	for name, change := range map[string]func(*fakeMysqld){
+		"clone fails": func(f *fakeMysqld) { f.fail["Clone"] = errTest },
+		"incomplete": func(f *fakeMysqld) {
+			f.clone = func(_ context.Context, dir string) error { return os.MkdirAll(dir, 0o750) }
+		},
+		"mysqld dies": func(f *fakeMysqld) {
+			f.clone = func(ctx context.Context, dir string) error {
+				_ = os.MkdirAll(dir, 0o750)
+				f.crash()
+				return errTest
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.oldData()
+				b.up()
+				b.md.set(change)
+				b.mustOrder(rebuild(1, 19))
+				if r := b.ended(19); r.Err == "" || r.Done {
+					t.Errorf("%+v", r)
+				}
+				b.within(time.Minute, "up", b.n.isUp)
+				if b.data() != "old" || len(b.leftovers()) != 0 {
+					t.Errorf("data %q, beside them %v", b.data(), b.leftovers())
+				}
+			})
+		})
+	}
+}
+
+// Another lease ends the copy that is being made.
+func TestRebuildUnderAnotherLease(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.oldData()
+		b.up()
+		var first = true
+		b.md.set(func(f *fakeMysqld) {
+			f.clone = func(ctx context.Context, dir string) error {
+				if first {
+					first = false
+					_ = os.MkdirAll(dir, 0o750)
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				return cloneFiles(dir)
+			}
+		})
+		b.mustOrder(rebuild(1, 19))
+		time.Sleep(time.Second)
+		b.mustOrder(rebuild(2, 21))
+		if r := b.ended(21); !r.Done {
+			t.Errorf("%+v", r)
+		}
+		if b.data() != "new" {
+			t.Errorf("data %q", b.data())
+		}
+	})
+}
+
+// An agent that ends while it copies leaves leftovers; the next one removes them.
+func TestRebuildEndsWithTheAgent(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.oldData()
+		b.up()
+		b.md.set(func(f *fakeMysqld) {
+			f.clone = func(ctx context.Context, dir string) error {
+				_ = os.MkdirAll(dir, 0o750)
+				<-ctx.Done()
+				return ctx.Err()
+			}
+		})
+		b.mustOrder(rebuild(1, 19))
+		time.Sleep(time.Second)
+		b.end()
+		b.md.crash()
+		b.begin()
+		b.within(10*time.Second, "up", b.n.isUp)
+		if b.data() != "old" || len(b.leftovers()) != 0 || b.n.Report().Rebuild != nil {
+			t.Errorf("data %q, beside them %v", b.data(), b.leftovers())
+		}
+	})
+}
+
+func TestRebuildRefused(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.oldData()
+		b.up()
+		b.lead(2)
+		if a := b.order(raftfsm.Order{Token: tok(2, 30, 1), Op: raftfsm.OpRebuild, Lease: 30, Source: source("n2")}); a.OK {
+			t.Errorf("of the primary: %+v", a)
+		}
+		// Of a later epoch, but the server is open still.
+		if a := b.order(raftfsm.Order{Token: tok(3, 30, 1), Op: raftfsm.OpRebuild, Lease: 30, Source: source("n2")}); a.OK {
+			t.Errorf("of a writable server: %+v", a)
+		}
+		if a := b.order(raftfsm.Order{Token: tok(3, 30, 2), Op: raftfsm.OpRebuild, Source: source("n2")}); a.OK {
+			t.Errorf("without a lease: %+v", a)
+		}
+		if b.md.did("Clone") || b.data() != "old" {
+			t.Error("copied")
+		}
+	})
+}
+
+// A deposed primary that was closed is rebuilt; one that is promoted while it is
+// copied keeps its data.
+func TestRebuildOfAFormerPrimary(t *testing.T) {
+	for _, promoted := range []bool{false, true} {
+		inBubble(t, func(b *bench) {
+			b.oldData()
+			b.up()
+			b.lead(1)
+			b.mustOrder(raftfsm.Order{Token: tok(1, 15, 1), Op: raftfsm.OpSeal, Former: true})
+			b.md.set(func(f *fakeMysqld) {
+				f.clone = func(ctx context.Context, dir string) error {
+					if !sleep(ctx, 10*time.Second) {
+						return ctx.Err()
+					}
+					return cloneFiles(dir)
+				}
+			})
+			b.mustOrder(rebuild(1, 19))
+			if promoted {
+				b.lead(3)
+			}
+			r := b.ended(19)
+			if r.Done == promoted || (b.data() == "old") != promoted || b.open() != promoted {
+				t.Errorf("promoted %v: %+v, data %q", promoted, r, b.data())
+			}
+		})
+	}
+}
+
+// Data that mysqld does not start on are replaced with the help of another one.
+func TestRebuildOfBrokenData(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.oldData()
+		scratch := newFake(t)
+		var at string
+		b.cfg.Scratch = func(dir string) Mysqld {
+			at = dir
+			return scratch
+		}
+		b.md.set(func(f *fakeMysqld) { f.fail["Start"] = errTest })
+		scratch.set(func(f *fakeMysqld) {
+			f.clone = func(_ context.Context, dir string) error {
+				b.md.set(func(f *fakeMysqld) { delete(f.fail, "Start") }) // the copy is sound
+				return cloneFiles(dir)
+			}
+		})
+		b.begin()
+		time.Sleep(10 * time.Second)
+		b.mustOrder(rebuild(1, 19))
+		if r := b.ended(19); !r.Done {
+			t.Errorf("%+v", r)
+		}
+		if got := scratch.effects(); got != "Initialize Start Clone Kill" || !strings.HasPrefix(at, b.md.dir+".clone") {
+			t.Errorf("the throw-away server on %s did %s", at, got)
+		}
+		if b.data() != "new" || !b.n.isUp() || len(b.leftovers()) != 1 {
+			t.Errorf("data %q, beside them %v", b.data(), b.leftovers())
+		}
+	})
+}
+
+func TestRebuildOfBrokenDataWithoutHelp(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.oldData()
+		b.md.set(func(f *fakeMysqld) { f.fail["Start"] = errTest })
+		b.begin()
+		time.Sleep(10 * time.Second)
+		b.mustOrder(rebuild(1, 19))
+		if r := b.ended(19); !strings.Contains(r.Err, errTest.Error()) || b.data() != "old" {
+			t.Errorf("%+v, data %q", r, b.data())
+		}
+	})
+}
+
+// Every crash point of the swap, as the next run of an agent finds it.
+func TestRebuildCrashPoints(t *testing.T) {
+	for _, step := range []string{"copy", "verify", "name", "discard", "away", "in", "clean"} {
+		t.Run(step, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.oldData()
+				b.up()
+				place := b.n.place
+				place.Step = func(next string) error {
+					if next == step {
+						return errTest
+					}
+					return nil
+				}
+				if err := place.Prepare(); err != nil {
+					t.Fatal(err)
+				}
+				err := place.Take(b.t.Context(), func(_ context.Context, dir string, _ xtra.Progress) error { return cloneFiles(dir) }, nil)
+				if err == nil {
+					err = place.Swap()
+				}
+				if err == nil {
+					t.Fatal("no crash")
+				}
+				b.end()
+				b.md.crash()
+				b.begin()
+				b.within(10*time.Second, "up", b.n.isUp)
+				if got := b.data(); got != "old" && got != "new" {
+					t.Errorf("data %q", got)
+				}
+				for _, left := range b.leftovers() {
+					if !strings.HasSuffix(left, ".old") {
+						t.Errorf("left: %s", left)
+					}
+				}
+			})
+		})
+	}
+}
