@@ -31,6 +31,13 @@ const (
 // member is a server, the voters are odd in number at rest and at most
 // max_voters, a voter dead for forget_after is replaced first and demoted after.
 func DecideVoters(s State, v View, servers []RaftServer, lastIndex uint64) (VoterChange, bool) {
+	// First those that are forgotten: a node that came back under a new id has
+	// the address of its old one, and Raft takes no address twice.
+	for _, r := range servers {
+		if _, member := s.Member(r.ID); !member && r.ID != v.Self {
+			return VoterChange{VoterRemove, r.ID}, true
+		}
+	}
 	for _, m := range s.Members {
 		if !slices.ContainsFunc(servers, func(r RaftServer) bool { return r.ID == m.ID }) {
 			return VoterChange{VoterAdd, m.ID}, true
@@ -38,12 +45,6 @@ func DecideVoters(s State, v View, servers []RaftServer, lastIndex uint64) (Vote
 	}
 	var voters, ready, dead []NodeID
 	for _, r := range servers {
-		if _, member := s.Member(r.ID); !member {
-			if r.ID == v.Self {
-				continue
-			}
-			return VoterChange{VoterRemove, r.ID}, true
-		}
 		n := v.Node(r.ID)
 		live := n.Report != nil && n.Age <= s.Policy.DeadAfter
 		switch {
