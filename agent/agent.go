@@ -31,7 +31,7 @@ type nodeSide interface {
 	Run(ctx context.Context) error
 	Execute(ctx context.Context, o raftfsm.Order) raftfsm.Answer
 	Report() raftfsm.Report
-	Trigger()
+	Close() error
 }
 
 // Agent is one node's daemon. Build it with New, run it once with Run.
@@ -102,7 +102,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return api.Failed("listen: %w", err)
 	}
-	undo = append(undo, func() { a.bounded(a.wire.Shutdown) })
+	undo = append(undo, func() { _ = a.wire.Close() })
 
 	a.raft, err = raftnode.Open(raftnode.Config{Dir: a.cfg.DataDir, ID: id, Addr: a.cfg.Advertise, FSM: a.fsm,
 		Listener: a.wire.Raft(), Logger: a.log, Resolve: a.addressOf, Fatal: a.fail,
@@ -115,46 +115,43 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	undo = append(undo, func() { a.bounded(a.raft.Shutdown) })
 	a.coord = a.newCoordinator()
 
-	// The agent stops in two steps: first what gives and takes orders, then
-	// Raft and the port, so that nobody waits for answers that cannot come.
+	undo = append(undo, a.serveLocal())
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.wire.Serve(a.handler()) })
-	undo = append(undo, a.serveLocal())
 	group.Go(func() error { a.coordinate(gctx); return nil })
-	group.Go(func() error {
-		select {
-		case err := <-a.fatal:
-			return err
-		case <-gctx.Done():
-			return nil
-		}
+	group.Go(func() error { return a.watchFatal(gctx) })
+	group.Go(func() error { return a.beMember(gctx, identity, fresh) })
+	group.Go(func() error { // the port closes first: nobody waits for answers that cannot come
+		<-gctx.Done()
+		return a.wire.Close()
 	})
-	group.Go(func() error {
-		if err := a.form(gctx, fresh); err != nil {
-			return err
-		}
-		stop, err := a.startGossip(identity)
-		if err != nil {
-			return err
-		}
-		defer stop()
-		return a.serveNode(gctx)
-	})
-	stopped := make(chan error, 1)
-	go func() { stopped <- group.Wait() }()
-	select {
-	case <-gctx.Done():
-	case err = <-stopped:
-	}
-	cancel()
-	a.bounded(a.wire.Shutdown)
-	if err == nil {
-		err = <-stopped
-	}
-	if errors.Is(err, context.Canceled) {
+	if err = group.Wait(); errors.Is(err, context.Canceled) {
 		err = nil
 	}
 	return err
+}
+
+// watchFatal ends the agent for a reason that came up elsewhere.
+func (a *Agent) watchFatal(ctx context.Context) error {
+	select {
+	case err := <-a.fatal:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// beMember forms or joins the cluster and then runs the node side.
+func (a *Agent) beMember(ctx context.Context, identity *wire.Identity, fresh bool) error {
+	if err := a.form(ctx, fresh); err != nil {
+		return err
+	}
+	stop, err := a.startGossip(identity)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	return a.serveNode(ctx)
 }
 
 func (a *Agent) bounded(stop func(context.Context) error) {
@@ -246,7 +243,7 @@ func (a *Agent) peers() []string {
 // newCoordinator wires a coordinator to Raft and to the orders' way out.
 func (a *Agent) newCoordinator() *coordinator {
 	return &coordinator{self: a.id, fsm: a.fsm, raft: a.raft, servers: a.raftServers, change: a.changeVoters,
-		order: a.sendOrder, log: a.log, now: time.Now, kick: make(chan struct{}, 1)}
+		order: a.sendOrder, answers: a.answers, log: a.log, now: time.Now, kick: make(chan struct{}, 1)}
 }
 
 // coordinate coordinates whenever this node leads.

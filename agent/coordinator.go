@@ -56,6 +56,7 @@ type coordinator struct {
 	servers func() []raftfsm.RaftServer
 	change  func(context.Context, raftfsm.VoterChange, raftfsm.State) error
 	order   func(context.Context, raftfsm.Order) (raftfsm.Answer, error)
+	answers func(context.Context, raftfsm.Member) bool // its agent, when asked who it is
 	log     *slog.Logger
 	now     func() time.Time
 
@@ -96,8 +97,9 @@ func (c *coordinator) lead(ctx context.Context) {
 	for {
 		again := c.step(ctx)
 		if now := c.now(); now.Sub(votersAt) >= votersEvery {
-			votersAt = now
-			c.voters(ctx)
+			if !c.voters(ctx) { // else look again at the next tick
+				votersAt = now
+			}
 		}
 		if again {
 			continue
@@ -295,22 +297,27 @@ func (c *coordinator) handover(ctx context.Context, s raftfsm.State, to raftfsm.
 	}
 }
 
-// voters makes one step towards the wanted Raft configuration.
-func (c *coordinator) voters(ctx context.Context) {
+// voters makes one step towards the wanted Raft configuration; false: it is as
+// wanted, or cannot be changed now.
+func (c *coordinator) voters(ctx context.Context) bool {
 	s, v, ok := c.look()
 	if !ok || s.Cluster == "" {
-		return
+		return false
 	}
 	ch, ok := raftfsm.DecideVoters(s, v, c.servers(), c.raft.LastIndex())
 	if !ok {
-		return
+		return false
 	}
 	cctx, cancel := context.WithTimeout(ctx, commitBound)
 	defer cancel()
 	c.log.Info("Raft configuration", "op", ch.Kind, "node", s.Name(ch.Node))
-	if err := c.change(cctx, ch, s); err != nil && ctx.Err() == nil {
-		c.log.Warn("Raft configuration not changed", "op", ch.Kind, "node", s.Name(ch.Node), "err", err)
+	if err := c.change(cctx, ch, s); err != nil {
+		if ctx.Err() == nil {
+			c.log.Warn("Raft configuration not changed", "op", ch.Kind, "node", s.Name(ch.Node), "err", err)
+		}
+		return false
 	}
+	return true
 }
 
 var errNotCoordinator = errors.New("not the coordinator")
@@ -402,9 +409,11 @@ func (c *coordinator) takeOver(ctx context.Context, s raftfsm.State, v raftfsm.V
 	n := v.Node(old.ID)
 	_, acker := s.Acker(old.ID)
 	switch {
-	case n.Report != nil && n.Age <= s.Policy.DeadAfter:
+	case c.answers(ctx, old):
 		return api.JoinReply{Refused: true, Code: "HA-NAME-TAKEN",
 			Err: "a live node at " + old.Address + " is called " + old.Name}, false
+	case n.Report != nil && n.Age <= s.Policy.DeadAfter:
+		return api.JoinReply{Err: old.Name + " at " + old.Address + " was alive a moment ago"}, false
 	case v.Leading <= s.Policy.DeadAfter:
 		return api.JoinReply{Err: "not yet known whether " + old.Name + " at " + old.Address + " is alive"}, false
 	case old.ID == s.Primary || acker:

@@ -236,19 +236,39 @@ func (a *Agent) resume(ctx context.Context) error {
 		if s := a.fsm.State(); a.upToDate(s) {
 			return nil
 		}
-		if id, addr := a.leader(); id != "" {
-			req := api.JoinRequest{Member: a.member(), Cluster: a.cluster(), Version: a.version}
-			if id == string(a.id) {
-				a.coord.join(ctx, req)
-			} else if done, err := a.askToJoin(ctx, addr, req); done && err != nil {
-				return err
-			}
+		if err := a.describeSelf(ctx); err != nil {
+			return err
 		}
 		if err := pause(ctx, seedPause); err != nil {
 			return nil //nolint:nilerr // the agent is being stopped
 		}
 	}
 	return nil
+}
+
+// describeSelf tells the group how this node is configured now. Any member passes
+// it on: a leader that knows only our old address cannot reach us.
+func (a *Agent) describeSelf(ctx context.Context) error {
+	req := api.JoinRequest{Member: a.member(), Cluster: a.cluster(), Version: a.version}
+	if a.raft.IsLeader() {
+		a.coord.join(ctx, req)
+		return nil
+	}
+	for _, addr := range a.peers() {
+		if done, err := a.askToJoin(ctx, addr, req); done {
+			return err
+		}
+	}
+	return nil
+}
+
+// answers says that the member's agent is alive: at its address somebody answers
+// with its id.
+func (a *Agent) answers(ctx context.Context, m raftfsm.Member) bool {
+	ctx, cancel := context.WithTimeout(ctx, statusBound)
+	defer cancel()
+	p, err := call[api.Ping](ctx, a.client, m.Address, api.PathPing, nil)
+	return err == nil && p.Node == m.ID
 }
 
 // upToDate says that the group knows this node as it is configured.

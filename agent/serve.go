@@ -22,6 +22,11 @@ func (a *Agent) serveNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err := n.Close(); err != nil {
+			a.log.Debug("close node", "err", err)
+		}
+	}()
 	a.node.Store(&n)
 	go a.keepPeers(ctx)
 	if !a.cfg.Witness {
