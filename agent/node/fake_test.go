@@ -50,6 +50,7 @@ type fakeMysqld struct {
 	received gtid.Set
 	offline  gtid.Set
 	uuid     string
+	named    bool // a copy has got a uuid of its own
 	hang     map[string]bool
 	fail     map[string]error
 	after    map[string]func(*fakeMysqld) // what else happens by the time a method returns
@@ -196,6 +197,7 @@ func (f *fakeMysqld) Start(ctx context.Context) error {
 		return err
 	}
 	f.run()
+	f.named = true
 	exit, takes := f.exit, f.startFor
 	f.mu.Unlock()
 	select {
@@ -274,7 +276,15 @@ func (f *fakeMysqld) Status(ctx context.Context) (mysqlctl.Status, error) {
 	return st, nil
 }
 
-func (f *fakeMysqld) ServerUUIDOnDisk() (string, error) { return f.uuid, nil }
+// ServerUUIDOnDisk is empty of a copy that was never started.
+func (f *fakeMysqld) ServerUUIDOnDisk() (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if content, _ := os.ReadFile(filepath.Join(f.dir, "ibdata1")); string(content) == "new" && !f.named {
+		return "", nil
+	}
+	return f.uuid, nil
+}
 
 func (f *fakeMysqld) OfflinePosition() (gtid.Set, error) {
 	f.mu.Lock()

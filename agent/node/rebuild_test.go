@@ -80,7 +80,7 @@ func TestRebuild(t *testing.T) {
 		if r := b.ended(19); !r.Done || r.Err != "" {
 			t.Fatalf("%+v", r)
 		}
-		if got := b.md.effects(); got != "Clone Stop Start" {
+		if got := b.md.effects(); got != "Clone Stop Start DiscardReceived" {
 			t.Errorf("did %s", got)
 		}
 		if b.data() != "new" || len(b.leftovers()) != 1 || !b.n.isUp() || b.n.Stored().Role != RoleNone {

@@ -283,9 +283,18 @@ func (n *Node) tryStart(ctx context.Context) error {
 		}
 		n.log.Info("data directory initialised", "dir", n.cfg.MysqlDir)
 	}
+	uuid, err := n.md.ServerUUIDOnDisk()
+	if err != nil {
+		return err
+	}
 	err = n.md.Start(ctx)
 	if errors.Is(err, mysqlctl.ErrRunning) { // started by somebody else meanwhile
 		_, err = n.md.Adopt(ctx)
+	}
+	if err == nil && uuid == "" {
+		// The data are a copy: a channel in them is the donor's, its relay logs
+		// were not copied, and it cannot be started or repointed (error 1872).
+		err = n.md.DiscardReceived(ctx)
 	}
 	return err
 }
