@@ -69,19 +69,15 @@ func (d *decider) removeAcker() bool {
 		if !d.shouldLeave(a) {
 			continue
 		}
-		rest := without(d.s.Ackers, a.Node)
 		attached := 0
 		for _, o := range d.attached() {
 			if o.Node != a.Node {
 				attached++
 			}
 		}
-		switch {
-		case d.s.K == 0:
-			// Nothing rests on A while k is 0: need is more than there are.
-			d.commit(Command{Kind: CmdAcks, Ackers: rest, K: 0, Why: d.name(a.Node) + " leaves the ack set"})
-			return true
-		case attached >= d.s.K:
+		if attached >= d.s.K {
+			// Also while k is 0: once it is raised, an acknowledgement by a node
+			// that was not excluded would count on the primary and not in need.
 			d.commit(Command{Kind: CmdIntent, Intent: &Intent{Kind: IntentRemove, Node: a.Node}})
 			return true
 		}

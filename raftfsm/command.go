@@ -32,7 +32,8 @@ const (
 type Command struct {
 	Kind Kind `json:"kind"`
 	// On is the State version it was decided on. Apply drops a command whose
-	// version has moved; checkpoints, member descriptions and found excepted.
+	// version has moved; checkpoints, found, and member descriptions that name
+	// none are excepted.
 	On uint64 `json:"on"`
 
 	Cluster       string  `json:"cluster,omitempty"`

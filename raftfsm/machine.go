@@ -50,6 +50,9 @@ func (s *State) apply(index uint64, c Command) string {
 	case CmdFound:
 		return s.found(c)
 	case CmdMember:
+		if c.On != 0 && c.On != s.Version { // 0: a node describes itself
+			return fmt.Sprintf("decided on version %d, state is at %d", c.On, s.Version)
+		}
 		return s.putMember(c)
 	case CmdCheckpoint:
 		s.checkpoint(c.Checkpoints)
@@ -117,6 +120,9 @@ func (s *State) putMember(c Command) string {
 		}
 		if a, in := s.Acker(m.ID); in && a.ServerUUID != m.ServerUUID {
 			return "server_uuid of an acker cannot change: it has to leave the ack set first"
+		}
+		if s.Members[i].ServerUUID != m.ServerUUID { // other data: what the old ones held says nothing
+			s.Checkpoints = slices.DeleteFunc(s.Checkpoints, func(p Checkpoint) bool { return p.Node == m.ID })
 		}
 		s.Members[i] = m
 	} else {
@@ -230,12 +236,28 @@ func (s *State) setAcks(c Command) string {
 	if why := s.checkAcks(s.Primary, c.Ackers, c.K); why != "" {
 		return why
 	}
-	if s.Phase == PhasePromote && Need(c.Ackers, c.K) < Need(s.Ackers, s.K) {
-		return "need is not lowered before the first barrier"
+	if why := s.checkStep(c.Ackers, c.K); why != "" {
+		return why
 	}
 	s.Ackers, s.K, s.Intent = sortAckers(c.Ackers), c.K, nil
-	if c.K == 0 {
-		s.History[len(s.History)-1].Async = true
+	// The barrier before a raise from 0 proved that the ackers hold all that was
+	// acknowledged without them.
+	s.History[len(s.History)-1].Async = c.K == 0
+	return ""
+}
+
+// checkStep is R5: what may lower need was announced by an intent, done and
+// proven by a barrier; without one A only grows and k only falls.
+func (s *State) checkStep(ackers []Acker, k int) string {
+	lost := without(s.Ackers, "")
+	for _, a := range ackers {
+		lost = slices.DeleteFunc(lost, func(o Acker) bool { return o == a })
+	}
+	switch i := s.Intent; {
+	case k > s.K && (i == nil || i.Kind != IntentRaise || k != i.K || len(lost) > 0 || len(ackers) != len(s.Ackers)):
+		return "k is raised by an intent only"
+	case len(lost) > 0 && (i == nil || i.Kind != IntentRemove || len(lost) > 1 || lost[0].Node != i.Node || len(ackers) != len(s.Ackers)-1 || k != s.K):
+		return "an acker is removed by an intent only"
 	}
 	return ""
 }
@@ -321,8 +343,8 @@ func (s *State) checkpoint(ps []Checkpoint) {
 		i, ok := slices.BinarySearchFunc(s.Checkpoints, p.Node, func(c Checkpoint, id NodeID) int {
 			return strings.Compare(string(c.Node), string(id))
 		})
-		if ok {
-			s.Checkpoints[i] = p
+		if ok { // a lower bound never falls: a node that lost its memory must not erase the proof
+			s.Checkpoints[i].Set = s.Checkpoints[i].Set.Union(p.Set)
 		} else {
 			s.Checkpoints = slices.Insert(s.Checkpoints, i, p)
 		}

@@ -125,7 +125,7 @@ func (d *decider) checkpoints() bool {
 		if _, leased := d.s.Rebuild(m.ID); leased {
 			continue
 		}
-		if set := n.Report.Executed; !d.s.Checkpoint(m.ID).Equal(set) {
+		if set := n.Report.Executed; !d.s.Checkpoint(m.ID).Contains(set) {
 			ps = append(ps, Checkpoint{Node: m.ID, Set: set})
 		}
 	}

@@ -128,7 +128,7 @@ type Reign struct {
 	Epoch   uint64 `json:"epoch"`
 	Primary NodeID `json:"primary"`
 	UUID    string `json:"server_uuid"`
-	Async   bool   `json:"async,omitempty"` // k was 0 at some time in it
+	Async   bool   `json:"async,omitempty"` // k is 0, or was when it ended
 	Lossy   bool   `json:"lossy,omitempty"` // it ended by an operator who allowed loss
 	Why     string `json:"why,omitempty"`   // why it was ended
 }

@@ -1,0 +1,133 @@
+package raftfsm
+
+import (
+	"testing"
+
+	"ha/mysqlctl/gtid"
+)
+
+const (
+	uuidA = "aaaaaaaa-0000-0000-0000-000000000000"
+	uuidB = "bbbbbbbb-0000-0000-0000-000000000000"
+	uuidC = "cccccccc-0000-0000-0000-000000000000"
+)
+
+// reigning is a machine in which a reigns alone and settled, with b and c as
+// members.
+func reigning(t *testing.T) *tester {
+	t.Helper()
+	m := &tester{T: t}
+	p := DefaultPolicy()
+	m.must(Command{Kind: CmdFound, Cluster: "x", Policy: &p})
+	m.must(Command{Kind: CmdMember, Member: &Member{ID: "a", Name: "a", ServerUUID: uuidA}})
+	m.must(Command{Kind: CmdMember, Member: &Member{ID: "b", Name: "b", ServerUUID: uuidB}})
+	m.must(Command{Kind: CmdMember, Member: &Member{ID: "c", Name: "c", ServerUUID: uuidC}})
+	m.must(Command{Kind: CmdRevoke})
+	m.must(Command{Kind: CmdPromote, Epoch: 1, Primary: "a", PrimaryUUID: uuidA})
+	m.must(Command{Kind: CmdSettle, Epoch: 1})
+	return m
+}
+
+type tester struct {
+	*testing.T
+	Machine
+	index uint64
+}
+
+// apply commits a command decided on the present version.
+func (m *tester) apply(c Command) string {
+	m.index++
+	if c.Kind != CmdMember {
+		c.On = m.State.Version
+	}
+	return m.Machine.Apply(m.index, c).Dropped
+}
+
+func (m *tester) must(c Command) {
+	m.Helper()
+	if why := m.apply(c); why != "" {
+		m.Fatalf("%s was dropped: %s", c.Kind, why)
+	}
+}
+
+func (m *tester) refused(c Command) {
+	m.Helper()
+	if why := m.apply(c); why == "" {
+		m.Fatalf("%s was not dropped", c.Kind)
+	}
+}
+
+var (
+	ackB, ackC = Acker{"b", uuidB}, Acker{"c", uuidC}
+)
+
+func TestNeedIsLoweredByIntentOnly(t *testing.T) {
+	m := reigning(t)
+	m.must(Command{Kind: CmdAcks, Ackers: []Acker{ackB}})
+	m.refused(Command{Kind: CmdAcks, Ackers: nil}) // also while k is 0: it may be raised later
+	m.refused(Command{Kind: CmdAcks, Ackers: []Acker{ackB}, K: 1})
+	m.must(Command{Kind: CmdIntent, Intent: &Intent{Kind: IntentRaise, K: 1}})
+	m.refused(Command{Kind: CmdAcks, Ackers: []Acker{ackB, ackC}, K: 1}) // one step at a time
+	m.must(Command{Kind: CmdAcks, Ackers: []Acker{ackB}, K: 1})
+	m.must(Command{Kind: CmdAcks, Ackers: []Acker{ackB, ackC}, K: 1})
+	m.must(Command{Kind: CmdIntent, Intent: &Intent{Kind: IntentRemove, Node: "b"}})
+	m.refused(Command{Kind: CmdAcks, Ackers: []Acker{ackB}, K: 1})
+	m.refused(Command{Kind: CmdAcks, Ackers: []Acker{ackC}, K: 0})
+	m.must(Command{Kind: CmdAcks, Ackers: []Acker{ackC}, K: 1})
+	m.must(Command{Kind: CmdAcks, Ackers: []Acker{ackC}, K: 0}) // raises need
+}
+
+// A founder reigns without acks at first. What it holds beyond its successor
+// after a failover from k = 1 is no last copy of anything.
+func TestReignThatBecameSynchronousIsNotAsync(t *testing.T) {
+	m := reigning(t)
+	async := func(want bool) {
+		t.Helper()
+		if h := m.State.History; h[len(h)-1].Async != want {
+			t.Fatalf("async is %v", !want)
+		}
+	}
+	async(true)
+	m.must(Command{Kind: CmdAcks, Ackers: []Acker{ackB}})
+	m.must(Command{Kind: CmdIntent, Intent: &Intent{Kind: IntentRaise, K: 1}})
+	async(true)
+	m.must(Command{Kind: CmdAcks, Ackers: []Acker{ackB}, K: 1})
+	async(false)
+	m.must(Command{Kind: CmdAcks, Ackers: []Acker{ackB}, K: 0})
+	async(true)
+}
+
+func TestCheckpointNeverFalls(t *testing.T) {
+	m := reigning(t)
+	at := func(s string) {
+		t.Helper()
+		if got := m.State.Checkpoint("b"); !got.Equal(gtid.MustParse(s)) {
+			t.Fatalf("checkpoint is %q, not %q", got, s)
+		}
+	}
+	m.must(Command{Kind: CmdCheckpoint, Checkpoints: []Checkpoint{{"b", gtid.MustParse(uuidA + ":1-9")}}})
+	m.must(Command{Kind: CmdCheckpoint, Checkpoints: []Checkpoint{{"b", gtid.MustParse(uuidA + ":1-3")}}})
+	at(uuidA + ":1-9")
+	m.must(Command{Kind: CmdMember, Member: &Member{ID: "b", Name: "b", ServerUUID: uuidC}})
+	at("")
+}
+
+// A description that was decided on an older state does not undo a newer one.
+func TestMemberDecidedOnAnOlderVersion(t *testing.T) {
+	m := reigning(t)
+	old := m.State.Version
+	m.must(Command{Kind: CmdMember, Member: &Member{ID: "b", Name: "b", Address: "new:1", ServerUUID: uuidB}})
+	if m.Apply(99, Command{Kind: CmdMember, On: old, Member: &Member{ID: "b", Name: "b", Address: "old:1", ServerUUID: uuidC}}).Dropped == "" {
+		t.Fatal("not dropped")
+	}
+}
+
+func TestUnknownCommandPanics(t *testing.T) {
+	m := reigning(t)
+	defer func() {
+		if recover() == nil {
+			t.Fatal("no panic")
+		}
+	}()
+	m.apply(Command{Kind: "of the future"})
+}
