@@ -139,7 +139,10 @@ func WithPort(addr string, port int) string {
 	if _, _, err := net.SplitHostPort(addr); err == nil || addr == "" {
 		return addr
 	}
-	host := strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]")
+	host := addr
+	if strings.HasPrefix(addr, "[") && strings.HasSuffix(addr, "]") {
+		host = addr[1 : len(addr)-1]
+	}
 	if strings.ContainsAny(host, "[]") {
 		return addr // Validate says what is wrong with it
 	}

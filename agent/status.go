@@ -133,7 +133,7 @@ func (b *statusBuilder) isServing() bool {
 		if lease == 0 {
 			lease = raftfsm.DefaultPolicy().Lease
 		}
-		return seen.Age <= max(lease, b.silence)
+		return b.up(s.Primary) || seen.Age <= lease && b.notMissed()
 	}
 	return seen.Age <= b.silence && r.LeaseEpoch == s.Epoch
 }
@@ -163,6 +163,20 @@ func (b *statusBuilder) alive(m raftfsm.Member) bool {
 		}
 	}
 	return false
+}
+
+// notMissed tells whether nothing speaks against a primary whose agent is
+// silent: its replicas, as far as they report, still receive from it.
+func (b *statusBuilder) notMissed() bool {
+	if b.alive(b.primary) {
+		return true
+	}
+	for _, m := range b.State.DataMembers() {
+		if m.ID != b.primary.ID && b.up(m.ID) && b.Reports[m.ID].Report.Replica != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (b *statusBuilder) node(m raftfsm.Member) {

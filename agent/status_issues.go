@@ -117,28 +117,28 @@ func (b *statusBuilder) primaryIssues() {
 	case !b.Quorum:
 	case s.Phase == raftfsm.PhaseNone && s.Primary == "":
 		b.issue(api.Critical, IssueNoPrimary, "", "wait; if it stays, see the log of the agent that founded the cluster",
-			"no primary was chosen yet%s", reasonDoing(b.Doing))
+			"no primary was chosen yet")
 	case s.Phase == raftfsm.PhaseRevoke && !b.serving:
 		next := "wait: a new primary is being chosen"
 		if missing := b.unsealed(); missing != "" {
 			next = missing
 		}
-		b.issue(api.Critical, IssueNoPrimary, "", next, "epoch %d is being closed%s%s", s.Epoch, why, reasonDoing(b.Doing))
+		b.issue(api.Critical, IssueNoPrimary, "", next, "epoch %d is being closed%s", s.Epoch, why)
 	case s.Phase == raftfsm.PhasePromote && !b.serving:
 		next := "wait: it is being opened"
 		if !b.up(s.Primary) {
 			next = "start the agent on " + b.primary.Name
 		}
-		b.issue(api.Critical, IssueNoPrimary, "", next, "%s is the primary of epoch %d and not writable yet%s",
-			b.primary.Name, s.Epoch, reasonDoing(b.Doing))
+		b.issue(api.Critical, IssueNoPrimary, "", next, "%s is the primary of epoch %d and not writable yet",
+			b.primary.Name, s.Epoch)
 	case !b.serving:
 		next := "wait: a failover follows"
 		if s.Policy.Paused {
 			next = "ha resume, or start " + b.primary.Name
 		}
-		b.issue(api.Critical, IssueNoPrimary, "", next, "%s is the primary and takes no writes%s", b.primary.Name, reasonDoing(b.Doing))
+		b.issue(api.Critical, IssueNoPrimary, "", next, "%s is the primary and takes no writes", b.primary.Name)
 	case s.Phase != raftfsm.PhaseSettled:
-		b.issue(api.Warning, IssueChanging, "", "wait", "epoch %d is in phase %s%s%s", s.Epoch, s.Phase, why, reasonDoing(b.Doing))
+		b.issue(api.Warning, IssueChanging, "", "wait", "epoch %d is in phase %s%s", s.Epoch, s.Phase, why)
 	}
 	if b.serving {
 		b.ackIssues()
@@ -249,9 +249,9 @@ func (b *statusBuilder) memberIssues(m raftfsm.Member) {
 // silentIssue is about a node whose agent does not report.
 func (b *statusBuilder) silentIssue(m raftfsm.Member, seen SeenReport) {
 	b.degraded = true
-	since := "and was not heard since the coordinator leads"
+	silent := "does not answer"
 	if seen.Report != nil {
-		since = "for " + seconds(seen.Age)
+		silent = "has been silent for " + seconds(seen.Age)
 	}
 	sev := api.Warning
 	if m.ID == b.State.Primary {
@@ -260,12 +260,12 @@ func (b *statusBuilder) silentIssue(m raftfsm.Member, seen SeenReport) {
 	start := "start it: systemctl start ha on " + m.Name + " (sandbox: ha sandbox start " + m.Name + ")"
 	switch {
 	case m.Witness:
-		b.issue(sev, IssueAgentDown, m.Name, start, "the witness %s has been silent %s", m.Name, since)
+		b.issue(sev, IssueAgentDown, m.Name, start, "the witness %s %s", m.Name, silent)
 	case b.alive(m):
-		b.issue(sev, IssueAgentDown, m.Name, start, "the agent of %s has been silent %s; its mysqld still replicates", m.Name, since)
+		b.issue(sev, IssueAgentDown, m.Name, start, "the agent of %s %s; its mysqld still runs", m.Name, silent)
 	default:
 		b.issue(sev, IssueNodeDown, m.Name, "see whether the host runs, then "+start,
-			"%s has been silent %s, agent and mysqld", m.Name, since)
+			"%s %s, agent and mysqld", m.Name, silent)
 	}
 }
 
@@ -380,11 +380,4 @@ func colon(s string) string {
 		return ""
 	}
 	return ": " + s
-}
-
-func reasonDoing(doing string) string {
-	if doing == "" {
-		return ""
-	}
-	return " (" + doing + ")"
 }

@@ -1,0 +1,208 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ha/agent/api"
+)
+
+func writeFile(t *testing.T, name, text string, mode os.FileMode) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestLoadConfig(t *testing.T) {
+	path := writeFile(t, "ha.toml", `
+name = "db1"
+listen = "10.0.0.1"
+join = ["10.0.0.2", "10.0.0.3:9000"]
+secret_file = "secret"
+data_dir = "state"
+[mysql]
+mysqld = "bin/mysqld"
+data_dir = "/srv/mysql"
+options = ["--max-connections=10"]
+start_timeout = "90s"
+[log]
+level = "debug"
+`, 0o644)
+	c, err := LoadConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetDefaults()
+	dir := filepath.Dir(path)
+	for _, f := range []struct{ what, got, want string }{
+		{"listen", c.Listen, "10.0.0.1:8801"},
+		{"advertise", c.Advertise, "10.0.0.1:8801"},
+		{"join", strings.Join(c.Join, " "), "10.0.0.2:8801 10.0.0.3:9000"},
+		{"secret_file", c.SecretFile, filepath.Join(dir, "secret")},
+		{"data_dir", c.DataDir, filepath.Join(dir, "state")},
+		{"mysqld", c.MySQL.Mysqld, filepath.Join(dir, "bin/mysqld")},
+		{"socket", c.MySQL.Socket, "/srv/mysqld.sock"},
+		{"host", c.MySQL.Host, "10.0.0.1"},
+	} {
+		if f.got != f.want {
+			t.Errorf("%s: %q, want %q", f.what, f.got, f.want)
+		}
+	}
+	if c.MySQL.StartTimeout != 90*time.Second || c.MySQL.Port != 3306 {
+		t.Errorf("%+v", c.MySQL)
+	}
+	again := c
+	again.SetDefaults()
+	if again.Listen != c.Listen || again.MySQL.Socket != c.MySQL.Socket || again.DataDir != c.DataDir {
+		t.Error("SetDefaults changes something the second time")
+	}
+}
+
+func TestLoadConfigErrors(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"syntax", "name = \n", "not valid TOML"},
+		{"type", "priority = \"high\"\n", "priority"},
+		{"unknown key", "lisen = \"x\"\n", "unknown key lisen (did you mean listen?)"},
+		{"unknown key in a table", "[mysql]\ndatadir = \"x\"\n", "unknown key mysql.datadir (did you mean mysql.data_dir?)"},
+		{"key in the wrong place", "datadir = \"x\"\n", "did you mean data_dir?"},
+		{"unknown table", "[raft]\nheartbeat = 1\n", "unknown key raft"},
+		{"several", "lisen = \"x\"\nnam = \"y\"\n", "unknown key lisen (did you mean listen?); unknown key nam (did you mean name?)"},
+		{"a duration", "[mysql]\nstart_timeout = \"soon\"\n", "soon"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := writeFile(t, "ha.toml", tt.text, 0o600)
+			_, err := LoadConfig(path)
+			if err == nil || api.ExitCode(err) != api.ExitUsage {
+				t.Fatalf("%v, exit code %d", err, api.ExitCode(err))
+			}
+			if !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), path) {
+				t.Errorf("%q lacks %q or the path", err, tt.want)
+			}
+		})
+	}
+	t.Run("missing", func(t *testing.T) {
+		if _, err := LoadConfig("/nonexistent/ha.toml"); api.ExitCode(err) != api.ExitUsage {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("a directory", func(t *testing.T) {
+		if _, err := LoadConfig(t.TempDir()); api.ExitCode(err) != api.ExitUsage {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("secret that all may read", func(t *testing.T) {
+		path := writeFile(t, "ha.toml", "secret = \"0123456789abcdef\"\n", 0o644)
+		if _, err := LoadConfig(path); api.ExitCode(err) != api.ExitUsage || !strings.Contains(err.Error(), "may read it") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// valid is a configuration without faults.
+func valid(t *testing.T) Config {
+	t.Helper()
+	dir := t.TempDir()
+	mysqld := filepath.Join(dir, "mysqld")
+	if err := os.WriteFile(mysqld, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Name: "n1", Listen: "127.0.0.1", DataDir: filepath.Join(dir, "ha"), MySQL: MySQLConfig{Mysqld: mysqld, DataDir: "/nonexistent/data"}}
+	return c
+}
+
+func TestValidate(t *testing.T) {
+	secret := writeFile(t, "secret", "0123456789abcdef0123\n", 0o600)
+	tests := []struct {
+		name   string
+		change func(*Config)
+		want   string // empty: no fault
+	}{
+		{"as it is", func(*Config) {}, ""},
+		{"another address with a secret", func(c *Config) { c.Listen, c.SecretFile = "10.0.0.1", secret }, ""},
+		{"joins", func(c *Config) { c.Join = []string{"127.0.0.1", "127.0.0.2"} }, ""},
+		{"a witness needs no mysqld", func(c *Config) { c.Witness, c.MySQL = true, MySQLConfig{} }, ""},
+
+		{"name", func(c *Config) { c.Name = "my node" }, "name: "},
+		{"address without a secret", func(c *Config) { c.Listen = "10.0.0.1" }, "secret: missing, and 10.0.0.1:8801 is not a loopback"},
+		{"a host name without a secret", func(c *Config) { c.Listen = "db1.example" }, "secret: missing"},
+		{"advertises another address without a secret", func(c *Config) { c.Advertise = "10.0.0.1" }, "secret: missing"},
+		{"a guessable secret", func(c *Config) { c.Secret = "secret" }, "can be guessed"},
+		{"two secrets", func(c *Config) { c.Secret, c.SecretFile = "0123456789abcdef", secret }, "both set"},
+		{"no such secret file", func(c *Config) { c.SecretFile = "/nonexistent/secret" }, "secret_file: /nonexistent/secret"},
+		{"a secret that all may read", func(c *Config) { c.SecretFile = writeFile(t, "s", "0123456789abcdef\n", 0o644) }, "chmod 600"},
+		{"an empty secret file", func(c *Config) { c.SecretFile = writeFile(t, "s", "\n", 0o600) }, "is empty"},
+		{"every address", func(c *Config) { c.Listen, c.SecretFile = "0.0.0.0", secret }, "advertise: 0.0.0.0:8801 is no address"},
+		{"no port", func(c *Config) { c.Listen = "127.0.0.1:x" }, "listen: \"x\" is not a port"},
+		{"a bad seed", func(c *Config) { c.Join = []string{"[::1"} }, "join: \"[::1\" is not an address"},
+		{"joins itself", func(c *Config) { c.Join = []string{"127.0.0.1:8801"} }, "names this agent only"},
+		{"joins from loopback", func(c *Config) { c.Join, c.SecretFile = []string{"10.0.0.2"}, secret }, "cannot be reached from 10.0.0.2:8801"},
+		{"founds and joins", func(c *Config) { c.Found, c.Join = true, []string{"127.0.0.2"} }, "found: "},
+		{"no mysqld", func(c *Config) { c.MySQL.Mysqld = "/nonexistent/mysqld" }, "mysql.mysqld: /nonexistent/mysqld"},
+		{"mysqld is no program", func(c *Config) { c.MySQL.Mysqld = secret }, "is not a program"},
+		{"shared directory", func(c *Config) { c.MySQL.DataDir = c.DataDir }, "mysql.data_dir: "},
+		{"socket in the data", func(c *Config) { c.MySQL.Socket = "/nonexistent/data/mysqld.sock" }, "mysql.socket: "},
+		{"a long socket", func(c *Config) { c.MySQL.Socket = "/" + strings.Repeat("x", 108) }, "the kernel takes 107"},
+		{"mysql port", func(c *Config) { c.MySQL.Port = 70000 }, "mysql.port: 70000"},
+		{"mysql port is the agent's", func(c *Config) { c.MySQL.Port = 8801 }, "the agent's own port"},
+		{"mysql everywhere", func(c *Config) { c.MySQL.Host = "0.0.0.0" }, "mysql.host: "},
+		{"an option that is ours", func(c *Config) { c.MySQL.Options = []string{"--port=1"} }, "--port is set by the agent: use mysql.port"},
+		{"another one", func(c *Config) { c.MySQL.Options = []string{"--loose-super_read_only=0"} }, "leave it away"},
+		{"no option", func(c *Config) { c.MySQL.Options = []string{"max_connections=1"} }, "not of the form"},
+		{"no my.cnf", func(c *Config) { c.MySQL.DefaultsFile = "/nonexistent/my.cnf" }, "mysql.defaults_file: "},
+		{"log level", func(c *Config) { c.Log.Level = "loud" }, "log.level: "},
+		{"log format", func(c *Config) { c.Log.Format = "xml" }, "log.format: "},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := valid(t)
+			tt.change(&c)
+			c.SetDefaults()
+			err := c.Validate()
+			switch {
+			case tt.want == "" && err != nil:
+				t.Errorf("%v", err)
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("%v, want %q", err, tt.want)
+			case tt.want != "" && api.ExitCode(err) != api.ExitUsage:
+				t.Errorf("exit code %d", api.ExitCode(err))
+			}
+		})
+	}
+}
+
+func TestValidateReportsAll(t *testing.T) {
+	c := valid(t)
+	c.Name, c.Listen, c.MySQL.Port, c.Log.Level = "a b", "10.0.0.1:x", -1, "loud"
+	c.SetDefaults()
+	err := c.Validate()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"5 faults", "name:", "listen:", "secret:", "mysql.port:", "log.level:"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is missing in: %v", want, err)
+		}
+	}
+}
+
+func TestReadSecret(t *testing.T) {
+	c := Config{SecretFile: writeFile(t, "secret", " 0123456789abcdef\n", 0o600)}
+	if err := c.ReadSecret(); err != nil || c.Secret != "0123456789abcdef" || c.SecretFile != "" {
+		t.Errorf("%v %+v", err, c)
+	}
+}
+
+func TestNearest(t *testing.T) {
+	words := []string{"status", "start", "sandbox", "version", "mysql.data_dir"}
+	for word, want := range map[string]string{"stat": "start", "statsu": "status", "sandbx": "sandbox", "zzz": "", "datadir": "mysql.data_dir"} {
+		if got := Nearest(word, words); got != want {
+			t.Errorf("%s: %q, want %q", word, got, want)
+		}
+	}
+}
