@@ -19,6 +19,8 @@ import (
 const (
 	headerSize   = replication.EventHeaderSize
 	checksumSize = replication.BinlogChecksumLength
+	flagsOffset  = 17 // in the header
+	inUse        = 1  // the flag of a file that is open, or was when mysqld died
 	windowSize   = 1 << 20
 	// verifyTail is how much of the end of a file has its checksums verified: what
 	// lies before was followed by more that mysqld wrote.
@@ -85,15 +87,14 @@ type event struct {
 
 func (e event) end() int64 { return e.off + e.size }
 
-// header reads the event at off. errTorn if the file ends within it, or if nothing
-// but zeros follow, which a file system leaves behind after a power loss.
+// header reads the event at off. errTorn if the file ends within it.
 func (r *binlogReader) header(off int64) (event, error) {
 	h, err := r.at(off, headerSize)
 	if err != nil {
 		return event{}, err
 	}
 	e := event{kind: replication.EventType(h[4]), off: off, size: int64(binary.LittleEndian.Uint32(h[9:]))}
-	if e.size == 0 && bytes.Count(h, []byte{0}) == len(h) {
+	if e.size == 0 && r.zeros(off) {
 		return e, errTorn
 	}
 	if e.size < headerSize {
@@ -150,7 +151,7 @@ func (r *binlogReader) step(off int64) (int64, error) {
 		}
 		body := raw[headerSize:]
 		if r.checksums {
-			body = body[:len(body)-checksumSize]
+			body = body[:max(0, len(body)-checksumSize)]
 		}
 		if err := r.gtids.addPrevious(body); err != nil {
 			return 0, err
@@ -184,6 +185,9 @@ func (r *binlogReader) transaction(e event) (int64, error) {
 			return 0, err
 		}
 	}
+	if end < e.end() {
+		return 0, fmt.Errorf("%w: the transaction at %d says it has %d bytes", ErrUnreadable, e.off, g.TransactionLength)
+	}
 	if end > r.size {
 		return 0, errTorn
 	}
@@ -203,7 +207,7 @@ func (r *binlogReader) verify(off, end int64) error {
 		if err != nil {
 			return err
 		}
-		if r.checksums {
+		if r.checksums && e.size >= headerSize+checksumSize {
 			sum := crc32.NewIEEE()
 			if _, err := io.Copy(sum, io.NewSectionReader(r.file, e.off, e.size-checksumSize)); err != nil {
 				return err
@@ -213,6 +217,9 @@ func (r *binlogReader) verify(off, end int64) error {
 				return err
 			}
 			if sum.Sum32() != binary.LittleEndian.Uint32(want) {
+				if r.zeros(e.end() - checksumSize) {
+					return errTorn
+				}
 				return fmt.Errorf("%w: checksum of the event at %d", ErrUnreadable, e.off)
 			}
 		}
@@ -222,6 +229,14 @@ func (r *binlogReader) verify(off, end int64) error {
 		return fmt.Errorf("%w: the transaction at %d has not the length it says", ErrUnreadable, off)
 	}
 	return nil
+}
+
+// zeros reports whether nothing but zeros follow, which a file system leaves behind
+// after a power loss where data had not been synced.
+func (r *binlogReader) zeros(off int64) bool {
+	rest := make([]byte, min(windowSize, r.size-off))
+	_, err := r.file.ReadAt(rest, off)
+	return err == nil && bytes.Count(rest, []byte{0}) == len(rest)
 }
 
 // findEnd looks for the event that ends a transaction.
@@ -259,13 +274,22 @@ func opens(query string) bool {
 	return false
 }
 
-// parse hands one event to go-mysql.
-func (r *binlogReader) parse(e event) (replication.Event, error) {
+// parse hands one event to go-mysql, and returns nil for one that it skips.
+func (r *binlogReader) parse(e event) (parsed replication.Event, err error) {
+	defer func() { // it trusts lengths
+		if p := recover(); p != nil {
+			parsed, err = nil, fmt.Errorf("%w: event at %d: %v", ErrUnreadable, e.off, p)
+		}
+	}()
 	raw, err := r.at(e.off, int(e.size))
 	if err != nil {
 		return nil, err
 	}
-	var parsed replication.Event
+	if e.kind == replication.FORMAT_DESCRIPTION_EVENT {
+		// mysqld sets the flag "in use" behind the back of the checksum.
+		raw = bytes.Clone(raw)
+		raw[flagsOffset] &^= inUse
+	}
 	_, err = r.parser.ParseSingleEvent(bytes.NewReader(raw), func(ev *replication.BinlogEvent) error {
 		parsed = ev.Event
 		return nil

@@ -74,6 +74,9 @@ func problems(info serverInfo, globals map[string]string, r *ReplicaStatus) []Pr
 	if r.Delay > 0 {
 		found = append(found, Problem{"HA-DELAY", fmt.Sprintf("the applier is delayed by %s on purpose", r.Delay)})
 	}
+	if r.Filtered {
+		found = append(found, Problem{"HA-FILTER", "a replication filter leaves out data: it acknowledges what it does not hold"})
+	}
 	if !r.AutoPos {
 		found = append(found, Problem{"HA-AUTO-POSITION", "the channel does not use GTID auto-positioning"})
 	}

@@ -53,6 +53,7 @@ func (c *session) alive(ctx context.Context) bool {
 
 // pool keeps sessions to one mysqld open.
 type pool struct {
+	proc  *process // the mysqld that the ids are good for
 	db    *sql.DB
 	slots chan struct{}
 
@@ -62,7 +63,7 @@ type pool struct {
 	closed bool
 }
 
-func newPool(socket string, acc Account) (*pool, error) {
+func newPool(proc *process, socket string, acc Account) (*pool, error) {
 	cfg := mysql.NewConfig()
 	cfg.Net, cfg.Addr = "unix", socket
 	cfg.User, cfg.Passwd = acc.User, acc.Password
@@ -85,7 +86,7 @@ func newPool(socket string, acc Account) (*pool, error) {
 	}
 	db := sql.OpenDB(conn)
 	db.SetMaxIdleConns(-1) // the pool below keeps them
-	return &pool{db: db, slots: make(chan struct{}, maxSessions), ids: make(map[uint64]bool)}, nil
+	return &pool{proc: proc, db: db, slots: make(chan struct{}, maxSessions), ids: make(map[uint64]bool)}, nil
 }
 
 // open makes a new session, whatever the number of those that exist.
@@ -275,7 +276,7 @@ func (s *Server) execOn(ctx context.Context, c *session, grace time.Duration, qu
 	defer cancel()
 	gone := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
-		gone <- s.killSession(c.id, grace)
+		gone <- s.endSession(c, grace)
 		cancel()
 	})
 	_, err = c.conn.ExecContext(run, query, args...)
@@ -292,6 +293,18 @@ func (s *Server) execOn(ctx context.Context, c *session, grace time.Duration, qu
 		return false, fmt.Errorf("%w: %w: %w", ErrAbandoned, ctx.Err(), abandoned)
 	}
 	return false, orDeadline(ctx, err)
+}
+
+// endSession sees to it that a session of ours is gone: by a KILL, if the server that
+// it is in still lives.
+func (s *Server) endSession(c *session, grace time.Duration) error {
+	if !c.pool.proc.alive() {
+		return nil
+	}
+	if p, err := s.connected(); err != nil || p != c.pool {
+		return errors.New("connections were closed meanwhile")
+	}
+	return s.killSession(c.id, grace)
 }
 
 // commit runs a statement that may wait for an acknowledgement, where nothing

@@ -56,7 +56,8 @@ func (s *Server) startArgs(d dialect, initFile string) []string {
 	c := s.cfg
 	args := s.firstArgs()
 	if c.DefaultsFile == "" {
-		args = append(args, "--event-scheduler=OFF")
+		// The default name of relay logs has the host's name in it, which may change.
+		args = append(args, "--event-scheduler=OFF", "--relay-log=relay-bin", "--relay-log-index=relay-bin.index")
 	}
 	args = append(args, c.Options...)
 	args = append(args,
@@ -109,10 +110,13 @@ func (s *Server) persisted() string {
 	return ""
 }
 
+// initFile is beside the socket: where mysqld can read, and the disk is not full.
+func (s *Server) initFile() string { return s.cfg.Socket + ".init" }
+
 // writeInitFile writes the statements that mysqld runs before it listens: they
 // make and repair the agent's own account, without a GTID.
 func (s *Server) writeInitFile(d dialect) (string, error) {
-	file := s.cfg.Socket + ".init"
+	file := s.initFile()
 	_ = os.Remove(file) // of a start that was killed
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -75,11 +75,11 @@ func (s *Server) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(initFile)
 	s.removeStaleLock()
 	logEnd := fileSize(s.cfg.LogFile)
 	proc, err := s.spawn(s.startArgs(d, initFile))
 	if err != nil {
+		_ = os.Remove(initFile)
 		return err
 	}
 	s.setProcess(proc)
@@ -125,6 +125,7 @@ func (s *Server) becomeReady(ctx context.Context, proc *process) error {
 	for {
 		select {
 		case <-proc.exited:
+			_ = os.Remove(s.initFile())
 			return ErrExited
 		default:
 		}
@@ -134,7 +135,6 @@ func (s *Server) becomeReady(ctx context.Context, proc *process) error {
 		}
 		select {
 		case <-proc.exited:
-			return ErrExited
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), last)
 		case <-time.After(readyPoll):
@@ -227,7 +227,13 @@ func (s *Server) setProcess(p *process) {
 func (s *Server) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
 	defer cancel()
-	p, err := newPool(s.cfg.Socket, s.cfg.Account)
+	s.mu.Lock()
+	proc := s.proc
+	s.mu.Unlock()
+	if proc == nil {
+		return ErrNotRunning
+	}
+	p, err := newPool(proc, s.cfg.Socket, s.cfg.Account)
 	if err != nil {
 		return err
 	}
@@ -247,6 +253,7 @@ func (s *Server) connect(ctx context.Context) error {
 	if old != nil {
 		old.close()
 	}
+	_ = os.Remove(s.initFile()) // of a Start that ended too early for it
 	s.emergency.reset(p)
 	return s.emergency.do(ctx, func(*session) error { return nil })
 }

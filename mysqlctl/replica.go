@@ -15,6 +15,10 @@ import (
 // looked at again.
 const drainSlice = 50 * time.Millisecond
 
+// stopPatience is how long an applier may take to stop before its threads are KILLed.
+// Without half a transaction it takes 2 to 4 ms.
+const stopPatience = 40 * time.Millisecond
+
 // Position reads what the server has received and executed, in this order. It is
 // a final position only where nothing can be added: see SealReplica and Fence.
 func (s *Server) Position(ctx context.Context) (Position, error) {
@@ -151,9 +155,9 @@ func (s *Server) Drain(ctx context.Context) (gtid.Set, error) {
 func retryable(e ReplicaError) bool { return e.Number == 1317 || e.Number == 1927 || e.Number == 3546 }
 
 // StopApplier stops the applier without a wait for the rest of a transaction that
-// was received in part: STOP REPLICA waits a minute for it. So the worker that has
-// such a transaction open is KILLed, which rolls it back; it is applied anew when
-// it is complete. The receiver has to be stopped.
+// was received in part: STOP REPLICA waits a minute for it. So the threads that have
+// such a transaction open are KILLed, which rolls it back; it is applied anew when it
+// is complete. The receiver has to be stopped.
 func (s *Server) StopApplier(ctx context.Context) error {
 	d, err := s.dialect()
 	if err != nil {
@@ -166,44 +170,60 @@ func (s *Server) StopApplier(ctx context.Context) error {
 	if a.running == 0 {
 		return nil
 	}
-	if err := s.killPartial(ctx, a.Position); err != nil {
-		return err
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.exec(ctx, d.stopApplier()) }()
+	patience := time.NewTimer(stopPatience)
+	defer patience.Stop()
+	for {
+		select {
+		case err := <-stopped:
+			if err != nil {
+				return fmt.Errorf("stop applier: %w", err)
+			}
+			return nil
+		case <-patience.C:
+			// Not only what performance_schema calls half received: after a restart it
+			// does not know that any more.
+			if err := s.killApplier(ctx); err != nil {
+				s.log.Warn("applier threads not ended", "err", err)
+			}
+			patience.Reset(stopPatience)
+		}
 	}
-	if err := s.exec(ctx, d.stopApplier()); err != nil {
-		return fmt.Errorf("stop applier: %w", err)
-	}
-	return nil
 }
 
-// killPartial KILLs the workers that apply what was not received completely.
-func (s *Server) killPartial(ctx context.Context, pos Position) error {
+// killApplier KILLs the coordinator, and the workers that apply what is not received
+// completely. The others end by themselves, at the end of their transactions.
+func (s *Server) killApplier(ctx context.Context) error {
+	pos, err := s.Position(ctx)
+	if err != nil {
+		return err
+	}
 	all := pos.All()
-	var partial []uint64
-	err := s.read(ctx, func(rows *sql.Rows) error {
-		partial = nil
+	var ids []uint64
+	err = s.read(ctx, func(rows *sql.Rows) error {
+		ids = nil
 		for rows.Next() {
 			var text string
 			var id uint64
 			if err := rows.Scan(&text, &id); err != nil {
 				return err
 			}
-			set, err := gtid.Parse(text)
-			if err != nil { // ANONYMOUS
-				continue
-			}
-			if !all.Contains(set) {
-				partial = append(partial, id)
+			// What does not parse is the coordinator, which has none.
+			if set, err := gtid.Parse(text); err != nil || !all.Contains(set) {
+				ids = append(ids, id)
 			}
 		}
 		return nil
 	}, `SELECT w.APPLYING_TRANSACTION, t.PROCESSLIST_ID FROM performance_schema.replication_applier_status_by_worker w
- JOIN performance_schema.threads t ON t.THREAD_ID = w.THREAD_ID WHERE w.APPLYING_TRANSACTION <> ''`)
+ JOIN performance_schema.threads t ON t.THREAD_ID = w.THREAD_ID WHERE w.APPLYING_TRANSACTION <> ''
+UNION ALL SELECT 'coordinator', t.PROCESSLIST_ID FROM performance_schema.threads t WHERE t.NAME IN ('thread/sql/replica_sql', 'thread/sql/slave_sql')`)
 	if err != nil {
 		return err
 	}
-	for _, id := range partial {
+	for _, id := range ids {
 		if err := s.killSession(id, 0); err != nil {
-			return fmt.Errorf("end worker %d: %w", id, err)
+			return fmt.Errorf("end applier thread %d: %w", id, err)
 		}
 	}
 	return nil

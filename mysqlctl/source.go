@@ -210,7 +210,7 @@ func (s *Server) KillOwnSessions(ctx context.Context) error {
 }
 
 // KillDump ends the connections of the replica with this server uuid, and sees them
-// gone. The replica comes back by itself: LockAccount first keeps it out.
+// gone, which takes up to a second. The replica comes back by itself: LockAccount first keeps it out.
 func (s *Server) KillDump(ctx context.Context, replicaUUID string) error {
 	told := make(map[uint64]bool)
 	for {

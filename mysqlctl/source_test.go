@@ -72,11 +72,12 @@ func TestChecksNameWhatBreaksPromises(t *testing.T) {
 	n := mysqltest.Start(t, 1)[0]
 	n.Exec("SET GLOBAL sync_binlog = 0", "SET GLOBAL innodb_flush_log_at_trx_commit = 2", "SET GLOBAL sync_relay_log = 10000", "SET GLOBAL rpl_semi_sync_source_wait_no_replica = OFF",
 		"CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.3.1', SOURCE_DELAY=10, SOURCE_AUTO_POSITION=1",
-		"CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.3.2' FOR CHANNEL 'two'")
+		"CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.3.2' FOR CHANNEL 'two'",
+		"CHANGE REPLICATION FILTER REPLICATE_DO_DB = (app)", "SET GLOBAL offline_mode = ON")
 	problems, err := n.Checks(mysqltest.Ctx(t, enough))
 	must(t, err)
 	found := fmt.Sprint(problems)
-	for _, code := range []string{"HA-SYNC-BINLOG", "HA-FLUSH-LOG", "HA-SYNC-RELAY", "HA-WAIT-NO-REPLICA", "HA-CHANNELS", "HA-DELAY"} {
+	for _, code := range []string{"HA-SYNC-BINLOG", "HA-FLUSH-LOG", "HA-SYNC-RELAY", "HA-WAIT-NO-REPLICA", "HA-CHANNELS", "HA-DELAY", "HA-FILTER", "HA-OFFLINE-MODE"} {
 		if !strings.Contains(found, code) {
 			t.Errorf("%s is not in %s", code, found)
 		}
@@ -110,6 +111,17 @@ func TestACommitWaitsForItsAck(t *testing.T) {
 		if st := p.MustStatus(); st.SuperReadOnly {
 			t.Error("a fence that failed came true later")
 		}
+	})
+	t.Run("fence beside a fence", func(t *testing.T) {
+		longer, cancel := context.WithTimeout(ctx, 800*time.Millisecond)
+		defer cancel()
+		first := make(chan error, 1)
+		go func() { first <- p.Fence(longer) }()
+		mysqltest.Eventually(t, enough, "the variable is on", func() bool { return p.MustStatus().SuperReadOnly })
+		short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		defer cancel()
+		mustBe(t, p.Fence(short), mysqlctl.ErrNotFenced) // though the variable was on
+		mustBe(t, <-first, mysqlctl.ErrNotFenced)
 	})
 	t.Run("stop", func(t *testing.T) {
 		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)

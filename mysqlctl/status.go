@@ -61,6 +61,7 @@ type ReplicaStatus struct {
 	Delay    time.Duration `json:"delay"`    // SOURCE_DELAY
 	Channels int           `json:"channels"` // 1 is right
 	AutoPos  bool          `json:"auto_position"`
+	Filtered bool          `json:"filtered"` // by replicate-do-db and the like
 }
 
 // ReplicaError is the last error of a replication thread; Number 0 means none.
@@ -260,6 +261,9 @@ func (s *Server) replicaStatus(channels, receivers []row) *ReplicaStatus {
 		Delay:    time.Duration(number(c["SQL_Delay"])) * time.Second,
 		Channels: len(channels), AutoPos: c["Auto_Position"] == "1",
 	}
+	for name, value := range c {
+		r.Filtered = r.Filtered || strings.HasPrefix(name, "Replicate_") && name != "Replicate_Ignore_Server_Ids" && value != ""
+	}
 	if c["Seconds_Behind_Source"] != "" {
 		r.Lag = time.Duration(number(c["Seconds_Behind_Source"])) * time.Second
 	}
@@ -327,7 +331,7 @@ func isOn(value string) bool { return value == "ON" || value == "1" || value == 
 func number(value string) int64 {
 	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil {
-		f, _ := strconv.ParseFloat(value, 64) // picoseconds go beyond int64 never, but 5.7 prints floats
+		f, _ := strconv.ParseFloat(value, 64)
 		return int64(f)
 	}
 	return n
