@@ -287,7 +287,7 @@ func TestSealPrimary(t *testing.T) {
 				tc.change(b)
 				began := time.Now()
 				a := b.mustOrder(raftfsm.Order{Token: tok(1, 11, 1), Op: raftfsm.OpSeal, Former: true})
-				if took := time.Since(began); took > sealTimeout+poisonTimeout+3*killGrace {
+				if took := time.Since(began); took > closeTimeout+poisonTimeout+3*killGrace {
 					t.Errorf("took %s", took)
 				}
 				if a.Running != tc.running || a.ServerUUID != ownUUID || a.Executed.IsEmpty() {

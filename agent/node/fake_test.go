@@ -55,6 +55,7 @@ type fakeMysqld struct {
 	fail     map[string]error
 	after    map[string]func(*fakeMysqld) // what else happens by the time a method returns
 	startFor time.Duration
+	lookFor  time.Duration // what a Status takes
 	clone    func(ctx context.Context, dir string) error
 
 	log  []string // effects, in their order
@@ -260,6 +261,12 @@ func (f *fakeMysqld) Close() error { return nil }
 func (f *fakeMysqld) Status(ctx context.Context) (mysqlctl.Status, error) {
 	if err := f.reads(ctx, "Status"); err != nil {
 		return mysqlctl.Status{}, err
+	}
+	f.mu.Lock()
+	takes := f.lookFor
+	f.mu.Unlock()
+	if takes > 0 && !sleep(ctx, takes) {
+		return mysqlctl.Status{}, ctx.Err()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

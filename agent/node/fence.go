@@ -66,9 +66,9 @@ func (n *Node) keepFenced(ctx context.Context) error {
 		renewed := n.lease.changed()
 		var due <-chan time.Time
 		if n.fence.armed() != 0 {
-			_, left := n.lease.left()
+			epoch, left := n.lease.left()
 			if left == 0 {
-				n.log.Warn("the lease is over: fencing")
+				n.log.Warn("mysqld may be writable and no lease lasts: fencing", "epoch", epoch)
 				if !n.fenceNow(ctx) {
 					sleep(ctx, fenceTick)
 				}

@@ -16,6 +16,10 @@ const (
 	// sealTimeout is what a living server has to end its acknowledgements; it
 	// is killed then.
 	sealTimeout = time.Second
+	// closeTimeout is the same for a primary with commits on their way: their
+	// acks may take a second where the only acker has just reconnected, and a
+	// healthy server is not killed for that.
+	closeTimeout = 1200 * time.Millisecond
 	// poisonTimeout is for the try to leave a primary with waiting commits
 	// unable to acknowledge before it is killed.
 	poisonTimeout = 100 * time.Millisecond
@@ -125,7 +129,7 @@ func (n *Node) sealReplica(ctx context.Context, a *raftfsm.Answer) error {
 // does not return, nothing but SIGKILL ends what waits without acknowledging it.
 func (n *Node) sealPrimary(ctx context.Context, a *raftfsm.Answer) error {
 	gen := n.fence.armed()
-	limited, cancel := context.WithTimeout(ctx, sealTimeout)
+	limited, cancel := context.WithTimeout(ctx, closeTimeout)
 	err := n.md.Fence(limited)
 	cancel()
 	if err == nil {
@@ -352,7 +356,7 @@ func (n *Node) follow(ctx context.Context, o raftfsm.Order) error {
 // that nobody else has, and what becomes of them is not decided here.
 func (n *Node) depose(ctx context.Context) error {
 	gen := n.fence.armed()
-	limited, cancel := context.WithTimeout(ctx, sealTimeout)
+	limited, cancel := context.WithTimeout(ctx, closeTimeout)
 	err := n.md.Fence(limited)
 	cancel()
 	if err != nil {

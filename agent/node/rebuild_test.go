@@ -202,9 +202,10 @@ func TestRebuildRefused(t *testing.T) {
 }
 
 // A deposed primary that was closed is rebuilt; one that is promoted while it is
-// copied keeps its data.
+// copied, opened or not, keeps its data.
 func TestRebuildOfAFormerPrimary(t *testing.T) {
-	for _, promoted := range []bool{false, true} {
+	for _, change := range []string{"none", "promoted", "opened"} {
+		promoted, opened := change != "none", change == "opened"
 		inBubble(t, func(b *bench) {
 			b.oldData()
 			b.up()
@@ -219,12 +220,14 @@ func TestRebuildOfAFormerPrimary(t *testing.T) {
 				}
 			})
 			b.mustOrder(rebuild(1, 19))
-			if promoted {
+			if opened {
 				b.lead(3)
+			} else if promoted { // not yet granted
+				b.order(raftfsm.Order{Token: tok(3, 30, 1), Op: raftfsm.OpPromote, K: 1})
 			}
 			r := b.ended(19)
-			if r.Done == promoted || (b.data() == "old") != promoted || b.open() != promoted {
-				t.Errorf("promoted %v: %+v, data %q", promoted, r, b.data())
+			if r.Done == promoted || (b.data() == "old") != promoted || b.open() != opened {
+				t.Errorf("%s: %+v, data %q", change, r, b.data())
 			}
 		})
 	}

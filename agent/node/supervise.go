@@ -96,7 +96,7 @@ func (n *Node) takeOver(ctx context.Context) error {
 		n.log.Info("mysqld goes on serving under the lease", "epoch", epoch, "left", left)
 		n.opened(left)
 	default:
-		n.log.Warn("mysqld may be writable and there is no valid lease: fencing")
+		n.log.Warn("mysqld may be writable and no lease lasts: fencing", "epoch", epoch)
 		n.fence.arm()
 		n.fenceNow(ctx)
 	}

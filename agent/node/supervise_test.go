@@ -64,6 +64,28 @@ func TestRestartBacksOff(t *testing.T) {
 	})
 }
 
+// So is one that comes up and dies each time.
+func TestCrashLoopBacksOff(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.begin()
+		end := time.Now().Add(10 * time.Minute)
+		for time.Now().Before(end) {
+			b.within(time.Minute, "up", b.n.isUp)
+			time.Sleep(2 * time.Second)
+			b.md.crash()
+		}
+		if starts := strings.Count(b.md.effects(), "Start"); starts > 28 {
+			t.Errorf("%d starts in ten minutes", starts)
+		}
+		b.within(time.Minute, "up", b.n.isUp)
+		time.Sleep(2 * restartReset) // up for long: the next crash costs no wait
+		b.md.crash()
+		if took := b.within(time.Minute, "up", b.n.isUp); took > 2*time.Second {
+			t.Errorf("started after %s", took)
+		}
+	})
+}
+
 // A seal that comes during a start waits for it, as far as its deadline goes,
 // and the start goes on when the order has gone.
 func TestSealDuringStart(t *testing.T) {
@@ -181,6 +203,7 @@ func TestHungMysqld(t *testing.T) {
 // An agent that was stopped itself does not blame mysqld for the time.
 func TestPausedAgentBlamesNobody(t *testing.T) {
 	inBubble(t, func(b *bench) {
+		b.md.set(func(f *fakeMysqld) { f.lookFor = 2 * lookWait }) // starved, as it will be
 		b.up()
 		time.Sleep(time.Second)
 		for range 5 {
