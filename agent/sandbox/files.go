@@ -157,7 +157,7 @@ func (s *Sandbox) prepareData(ctx context.Context, progress func(string)) error 
 	tmpl := filepath.Join(s.Dir, "template")
 	if _, err := os.Stat(tmpl); err != nil {
 		progress("initialising a data directory")
-		if err := s.initialise(ctx, tmpl); err != nil {
+		if err := InitData(ctx, s.Mysqld, tmpl); err != nil {
 			return err
 		}
 	}
@@ -166,14 +166,15 @@ func (s *Sandbox) prepareData(ctx context.Context, progress func(string)) error 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := copyData(tmpl, dir); err != nil {
+		if err := CopyData(tmpl, dir); err != nil {
 			return api.Failed("copy %s: %w", tmpl, err)
 		}
 	}
 	return nil
 }
 
-func (s *Sandbox) initialise(ctx context.Context, dir string) error {
+// InitData makes an initialised data directory; root has no password in it.
+func InitData(ctx context.Context, mysqld, dir string) error {
 	tmp := dir + ".new"
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
@@ -182,21 +183,21 @@ func (s *Sandbox) initialise(ctx context.Context, dir string) error {
 	if os.Geteuid() == 0 {
 		args = append(args, "--user=root")
 	}
-	cmd := exec.CommandContext(ctx, s.Mysqld, append(args, "--initialize-insecure")...)
+	cmd := exec.CommandContext(ctx, mysqld, append(args, "--initialize-insecure")...)
 	out, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if err != nil {
-		return api.Failed("%s --initialize-insecure: %w\n%s", s.Mysqld, err, lastLines(out, 5)).
-			WithHint("Is it a mysqld of version 8.0 or later that runs on this machine? Try: %s --version", s.Mysqld)
+		return api.Failed("%s --initialize-insecure: %w\n%s", mysqld, err, lastLines(out, 5)).
+			WithHint("Is it a mysqld of version 8.0 or later that runs on this machine? Try: %s --version", mysqld)
 	}
 	return os.Rename(tmp, dir)
 }
 
-// copyData copies a data directory but for auto.cnf, which holds the
+// CopyData copies a data directory but for auto.cnf, which holds the
 // server_uuid: every server needs one of its own. It appears whole or not at all.
-func copyData(from, to string) error {
+func CopyData(from, to string) error {
 	tmp := to + ".new"
 	if err := os.RemoveAll(tmp); err != nil {
 		return err

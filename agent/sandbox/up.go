@@ -72,7 +72,7 @@ func Up(ctx context.Context, o Options) (*Sandbox, api.Status, error) {
 			return s, st, err
 		}
 	}
-	if st, err = s.awaitHealthy(ctx, o.Progress); err != nil {
+	if st, err = s.AwaitHealthy(ctx, o.Progress); err != nil {
 		return s, st, err
 	}
 	o.Progress("creating the account " + AppUser)
@@ -251,8 +251,12 @@ func (s *Sandbox) startAgent(n Node) (started bool, err error) {
 	return true, nil
 }
 
-// awaitHealthy waits until all is well.
-func (s *Sandbox) awaitHealthy(ctx context.Context, progress func(string)) (api.Status, error) {
+// AwaitHealthy waits until all nodes run, the cluster is healthy and every
+// replica acknowledges. It fails at once if an agent has ended.
+func (s *Sandbox) AwaitHealthy(ctx context.Context, progress func(string)) (api.Status, error) {
+	if progress == nil {
+		progress = func(string) {}
+	}
 	last := "no agent answers"
 	for {
 		st, err := s.Status(ctx)
@@ -284,6 +288,15 @@ func (s *Sandbox) awaitHealthy(ctx context.Context, progress func(string)) (api.
 		case <-time.After(pollEvery):
 		}
 	}
+}
+
+// PIDs gives the processes of a node, of a kind: "agent" or "mysqld".
+func (s *Sandbox) PIDs(node, kind string) []int {
+	var out []int
+	for _, p := range s.find(node, kind) {
+		out = append(out, p.pid)
+	}
+	return out
 }
 
 // missing says what a healthy sandbox has and this one has not yet.

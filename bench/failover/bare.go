@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ha/agent/sandbox"
+	"ha/bench/load"
+)
+
+// bare is what a script could do at best: three semi-synchronous servers, no
+// agents, no agreement, nothing recorded; open connections, a pidfd, and steps in
+// parallel. It is the floor that ha is compared with, not something to use.
+type bare struct {
+	dir     string
+	mysqld  string
+	servers []*bareServer
+}
+
+type bareServer struct {
+	name, ip, dir string
+	id            int
+	cmd           *exec.Cmd
+	exited        chan struct{}
+	db            *sql.DB // root, over the unix socket
+}
+
+func measureBare(ctx context.Context, base string, rounds int, pace time.Duration) ([]time.Duration, error) {
+	b, err := newBare(ctx, base)
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	var servers []load.Server
+	for _, s := range b.servers {
+		servers = append(servers, load.Server{Name: s.name, DSN: fmt.Sprintf("app:app@tcp(%s:3306)/app?tls=preferred&timeout=2s", s.ip)})
+	}
+	if err := load.CreateTable(ctx, servers[:1]); err != nil {
+		return nil, err
+	}
+	l, err := load.Start(ctx, servers, pace)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Stop()
+	if err := settle(ctx, l); err != nil {
+		return nil, err
+	}
+	primary := b.servers[0]
+	var gaps []time.Duration
+	for range rounds {
+		var next *bareServer
+		old := primary
+		gap, _, err := failover(ctx, l, old.name, func() (err error) {
+			next, err = b.promote(ctx, old)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		gaps = append(gaps, gap)
+		primary = next
+		if err := b.replace(ctx, old, primary); err != nil {
+			return nil, fmt.Errorf("bring %s back: %w", old.name, err)
+		}
+	}
+	return gaps, nil
+}
+
+func newBare(ctx context.Context, base string) (*bare, error) {
+	dir, err := os.MkdirTemp("", "ha-bare-")
+	if err != nil {
+		return nil, err
+	}
+	b := &bare{dir: dir}
+	self, err := filepath.Abs("ha") // only its directory counts: .deps is beside it
+	if err == nil {
+		b.mysqld, err = sandbox.FindMysqld("", self)
+	}
+	if err == nil {
+		err = sandbox.InitData(ctx, b.mysqld, filepath.Join(dir, "template"))
+	}
+	if err == nil {
+		err = b.start(ctx, base)
+	}
+	if err != nil {
+		b.close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// start starts three servers and makes the first the primary.
+func (b *bare) start(ctx context.Context, base string) error {
+	ip, err := netip.ParseAddr(base)
+	if err != nil {
+		return err
+	}
+	for range 256 { // the network after the sandbox's
+		ip = ip.Next()
+	}
+	for i := 1; i <= 3; i++ {
+		ip = ip.Next()
+		s := &bareServer{name: fmt.Sprintf("b%d", i), ip: ip.String(), id: i, dir: filepath.Join(b.dir, fmt.Sprintf("b%d", i))}
+		b.servers = append(b.servers, s)
+		if err := b.run(ctx, s); err != nil {
+			return err
+		}
+	}
+	p := b.servers[0]
+	err = p.exec(ctx, "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF",
+		"CREATE DATABASE app", "CREATE USER app@'%' IDENTIFIED BY 'app'", "GRANT ALL ON app.* TO app@'%'",
+		"CREATE USER repl@'%' IDENTIFIED BY 'repl'", "GRANT REPLICATION SLAVE ON *.* TO repl@'%'")
+	if err != nil {
+		return err
+	}
+	for _, s := range b.servers[1:] {
+		if err := s.follow(ctx, p); err != nil {
+			return err
+		}
+	}
+	return p.exec(ctx, "SET GLOBAL rpl_semi_sync_source_enabled=ON")
+}
+
+// run starts a server on a fresh copy of the template.
+func (b *bare) run(ctx context.Context, s *bareServer) error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	data := filepath.Join(s.dir, "data")
+	if err := errors.Join(os.RemoveAll(data), sandbox.CopyData(filepath.Join(b.dir, "template"), data)); err != nil {
+		return err
+	}
+	args := []string{
+		"--no-defaults", "--datadir=" + data, "--socket=" + s.socket(), "--pid-file=" + filepath.Join(s.dir, "pid"),
+		"--log-error=" + filepath.Join(s.dir, "log"), "--bind-address=" + s.ip, "--port=3306", fmt.Sprintf("--server-id=%d", s.id),
+		"--gtid-mode=ON", "--enforce-gtid-consistency=ON", "--log-bin=binlog", "--super-read-only=ON", "--skip-replica-start",
+		"--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1", "--sync-relay-log=1", "--relay-log-recovery=OFF",
+		"--plugin-load-add=semisync_source.so;semisync_replica.so", "--loose-rpl-semi-sync-replica-enabled=ON",
+		"--loose-rpl-semi-sync-source-timeout=4294967295000", "--loose-mysqlx=OFF", "--event-scheduler=OFF",
+		"--innodb-buffer-pool-size=64M", "--innodb-redo-log-capacity=48M", "--max-connections=100", "--table-open-cache=400",
+	}
+	if os.Geteuid() == 0 {
+		args = append(args, "--user=root")
+	}
+	s.cmd = exec.Command(b.mysqld, args...)
+	// It must not outlive this program, whatever ends it.
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	exited := make(chan struct{})
+	s.exited = exited
+	go func(cmd *exec.Cmd) { _ = cmd.Wait(); close(exited) }(s.cmd)
+	if s.db == nil {
+		db, err := sql.Open("mysql", "root@unix("+s.socket()+")/?timeout=2s")
+		if err != nil {
+			return err
+		}
+		s.db = db
+	}
+	return s.await(ctx, 30*time.Second, func(ctx context.Context) bool { return s.db.PingContext(ctx) == nil })
+}
+
+func (s *bareServer) socket() string { return filepath.Join(s.dir, "sock") }
+
+func (s *bareServer) exec(ctx context.Context, statements ...string) error {
+	for _, stmt := range statements {
+		if _, err := s.db.ExecContext(ctx, stmt); err != nil {
+			return fmt.Errorf("%s: %s: %w", s.name, stmt, err)
+		}
+	}
+	return nil
+}
+
+func (s *bareServer) await(ctx context.Context, bound time.Duration, ok func(context.Context) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	for !ok(ctx) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", s.name, ctx.Err())
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func source(p *bareServer) string {
+	return fmt.Sprintf("CHANGE REPLICATION SOURCE TO SOURCE_HOST='%s', SOURCE_PORT=3306, SOURCE_USER='repl', SOURCE_PASSWORD='repl', "+
+		"SOURCE_AUTO_POSITION=1, SOURCE_SSL=1, SOURCE_HEARTBEAT_PERIOD=0.5, SOURCE_CONNECT_RETRY=1", p.ip)
+}
+
+func (s *bareServer) follow(ctx context.Context, p *bareServer) error {
+	return s.exec(ctx, source(p), "START REPLICA")
+}
+
+// promote kills the primary, takes the replica that received more, and points
+// the other one at it.
+func (b *bare) promote(ctx context.Context, old *bareServer) (*bareServer, error) {
+	pidfd, err := unix.PidfdOpen(old.cmd.Process.Pid, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(pidfd)
+	var rest []*bareServer
+	for _, s := range b.servers {
+		if s != old {
+			rest = append(rest, s)
+		}
+	}
+	if err := old.cmd.Process.Kill(); err != nil {
+		return nil, err
+	}
+	for n := 0; n == 0; {
+		if n, err = unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 1000); err != nil && !errors.Is(err, syscall.EINTR) {
+			return nil, err
+		}
+	}
+	received := make([]string, len(rest))
+	errs := make([]error, len(rest))
+	var wg sync.WaitGroup
+	for i, s := range rest {
+		wg.Go(func() {
+			errs[i] = s.exec(ctx, "STOP REPLICA IO_THREAD")
+			if errs[i] == nil {
+				errs[i] = s.db.QueryRowContext(ctx, "SELECT CONCAT_WS(',', NULLIF(RECEIVED_TRANSACTION_SET,''), NULLIF(@@gtid_executed,''))"+
+					" FROM performance_schema.replication_connection_status").Scan(&received[i])
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	next, other := rest[0], rest[1]
+	var first bool
+	if err := next.db.QueryRowContext(ctx, "SELECT GTID_SUBSET(?, ?)", received[1], received[0]).Scan(&first); err != nil {
+		return nil, err
+	}
+	set := received[0]
+	if !first {
+		next, other, set = other, next, received[1]
+	}
+	set = strings.ReplaceAll(set, "\n", "")
+	var timedOut int
+	if err := next.db.QueryRowContext(ctx, "SELECT WAIT_FOR_EXECUTED_GTID_SET(?, 30)", set).Scan(&timedOut); err != nil {
+		return nil, err
+	}
+	wg.Go(func() {
+		errs[0] = other.exec(ctx, fmt.Sprintf("CHANGE REPLICATION SOURCE TO SOURCE_HOST='%s'", next.ip), "START REPLICA IO_THREAD")
+	})
+	errs[1] = next.exec(ctx, "SET GLOBAL rpl_semi_sync_source_enabled=ON", "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF")
+	wg.Wait()
+	return next, errors.Join(errs...)
+}
+
+// replace starts the killed server anew and waits until it has all rows.
+func (b *bare) replace(ctx context.Context, old, primary *bareServer) error {
+	<-old.exited
+	if err := primary.exec(ctx, "STOP REPLICA", "RESET REPLICA ALL"); err != nil {
+		return err
+	}
+	if err := b.run(ctx, old); err != nil {
+		return err
+	}
+	if err := old.follow(ctx, primary); err != nil {
+		return err
+	}
+	return old.await(ctx, 2*time.Minute, func(ctx context.Context) bool {
+		var set string
+		var has bool
+		return primary.db.QueryRowContext(ctx, "SELECT @@gtid_executed").Scan(&set) == nil &&
+			old.db.QueryRowContext(ctx, "SELECT GTID_SUBSET(?, @@gtid_executed) OR WAIT_FOR_EXECUTED_GTID_SET(?, 1)=0", set, set).Scan(&has) == nil && has
+	})
+}
+
+func (b *bare) close() {
+	for _, s := range slices.Backward(b.servers) {
+		if s.db != nil {
+			s.db.Close()
+		}
+		if s.cmd != nil && s.cmd.Process != nil {
+			_ = s.cmd.Process.Kill()
+			<-s.exited
+		}
+	}
+	os.RemoveAll(b.dir)
+}

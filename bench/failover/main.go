@@ -1,0 +1,161 @@
+// Command failover measures how long clients wait when the primary's mysqld is
+// killed, and whether a row is lost. Beside it, in the same run, it measures the
+// least that a script could do with bare semi-synchronous servers.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"ha/agent/sandbox"
+	"ha/bench/load"
+	"ha/bench/stage"
+)
+
+// What is promised.
+const (
+	wantP50 = 300 * time.Millisecond
+	wantMax = 1500 * time.Millisecond
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "failover:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	rounds := flag.Int("rounds", 20, "how often the primary is killed")
+	bareRounds := flag.Int("bare", 10, "how often the bare servers' primary is killed; 0: not at all")
+	pace := flag.Duration("pace", time.Millisecond, "time between two rows that a writer wants to write")
+	base := flag.String("base-address", "127.0.60.0", "of the sandbox; the bare servers use the network after it")
+	binary := flag.String("ha", "", "path of ha; built if empty")
+	flag.Parse()
+
+	gaps, verdict, err := measure(ctx, *binary, *base, *rounds, *pace)
+	if err != nil {
+		return err
+	}
+	report("ha", gaps)
+	fmt.Println(verdict)
+	if *bareRounds > 0 {
+		bare, err := measureBare(ctx, *base, *bareRounds, *pace)
+		if err != nil {
+			return fmt.Errorf("bare semi-sync: %w", err)
+		}
+		report("bare semi-sync by a script", bare)
+		fmt.Printf("ratio of p50: %.2f\n", float64(stage.Percentile(gaps, 50))/float64(stage.Percentile(bare, 50)))
+	}
+	switch p50, worst := stage.Percentile(gaps, 50), stage.Percentile(gaps, 100); {
+	case !verdict.OK():
+		return fmt.Errorf("rows were lost, or two servers acknowledged: %s", verdict)
+	case p50 > wantP50 || worst > wantMax:
+		return fmt.Errorf("too slow: p50 %s (at most %s), max %s (at most %s)", ms(p50), ms(wantP50), ms(worst), ms(wantMax))
+	}
+	return nil
+}
+
+func report(what string, gaps []time.Duration) {
+	fmt.Printf("%s: %d failovers, client-seen gap p50 %s p95 %s max %s\n", what, len(gaps),
+		ms(stage.Percentile(gaps, 50)), ms(stage.Percentile(gaps, 95)), ms(stage.Percentile(gaps, 100)))
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
+
+// measure kills the primary again and again, with full recovery in between.
+func measure(ctx context.Context, binary, base string, rounds int, pace time.Duration) ([]time.Duration, load.Verdict, error) {
+	var v load.Verdict
+	st, err := stage.Up(ctx, binary, base)
+	if err != nil {
+		return nil, v, err
+	}
+	defer st.Down()
+	if err := load.CreateTable(ctx, st.Servers); err != nil {
+		return nil, v, err
+	}
+	l, err := load.Start(ctx, st.Servers, pace)
+	if err != nil {
+		return nil, v, err
+	}
+	defer l.Stop()
+	if err := settle(ctx, l); err != nil {
+		return nil, v, err
+	}
+	var gaps []time.Duration
+	var firsts []load.Ack
+	for round := 1; round <= rounds; round++ {
+		old, err := st.Primary(ctx)
+		if err != nil {
+			return nil, v, err
+		}
+		gap, first, err := failover(ctx, l, old, func() error {
+			_, err := st.Kill(old, sandbox.KillMysqld)
+			return err
+		})
+		if err != nil {
+			return nil, v, fmt.Errorf("round %d: %w", round, err)
+		}
+		gaps, firsts = append(gaps, gap), append(firsts, first)
+		began := time.Now()
+		if err := recovered(ctx, st); err != nil {
+			return nil, v, fmt.Errorf("round %d: recovery of %s: %w", round, old, err)
+		}
+		fmt.Printf("%2d: %s killed, %s took over, gap %s; recovered %.1f s later, %d rows so far\n",
+			round, old, first.Server, ms(gap), time.Since(began).Seconds(), l.Count())
+	}
+	v, err = load.Check(ctx, st.Servers, l.Stop(), firsts, 30*time.Second)
+	return gaps, v, err
+}
+
+// failover kills, waits for the successor and gives the gap around it.
+func failover(ctx context.Context, l *load.Load, old string, kill func() error) (time.Duration, load.Ack, error) {
+	at := time.Now()
+	if err := kill(); err != nil {
+		return 0, load.Ack{}, err
+	}
+	wctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	first, err := l.AwaitOther(wctx, old, at)
+	if err != nil {
+		return 0, first, fmt.Errorf("no other server than %s acknowledges: %w", old, err)
+	}
+	// What follows the first OK belongs to it: a successor that stops again.
+	if err := settle(ctx, l); err != nil {
+		return 0, first, err
+	}
+	return load.Gap(l.Acks(), at.Add(-100*time.Millisecond), first.At.Add(time.Second)), first, nil
+}
+
+// settle lets the writers run for a moment and sees that they get somewhere.
+func settle(ctx context.Context, l *load.Load) error {
+	before := l.Count()
+	deadline := time.After(30 * time.Second)
+	for pause := time.After(1500 * time.Millisecond); ; pause = time.After(100 * time.Millisecond) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-deadline:
+			return fmt.Errorf("no row is acknowledged for 30 s")
+		case <-pause:
+		}
+		if l.Count() > before+10 {
+			return nil
+		}
+	}
+}
+
+func recovered(ctx context.Context, st *stage.Stage) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	_, err := st.AwaitHealthy(ctx, nil)
+	return err
+}

@@ -1,0 +1,129 @@
+package load
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Verdict is what became of the acknowledged rows.
+type Verdict struct {
+	Acked   int
+	Missing map[string]int // rows that a server lacks, by its name
+	Differs []string       // servers that hold other rows than the first
+	// Double are OKs that a server gave after the next one's first OK, for rows
+	// that nobody has.
+	Double int
+}
+
+// OK tells whether nothing was lost.
+func (v Verdict) OK() bool {
+	for _, n := range v.Missing {
+		if n > 0 {
+			return false
+		}
+	}
+	return len(v.Differs) == 0 && v.Double == 0
+}
+
+// Lost is the greatest number of rows that one server lacks.
+func (v Verdict) Lost() int { return slices.Max(append(slices.Collect(maps.Values(v.Missing)), 0)) }
+
+func (v Verdict) String() string {
+	s := fmt.Sprintf("%d rows acknowledged; missing:", v.Acked)
+	for _, name := range slices.Sorted(maps.Keys(v.Missing)) {
+		s += fmt.Sprintf(" %s %d", name, v.Missing[name])
+	}
+	if len(v.Differs) > 0 {
+		s += fmt.Sprintf("; other contents than the first: %v", v.Differs)
+	}
+	return s + fmt.Sprintf("; acknowledged twice over: %d", v.Double)
+}
+
+// Check reads all rows from all servers, once they hold the same or bound is
+// over, and compares them with what was acknowledged. The writers must have
+// stopped. firsts are the first OKs of each successor.
+func Check(ctx context.Context, servers []Server, acks, firsts []Ack, bound time.Duration) (Verdict, error) {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	for {
+		v, err := check(ctx, servers, acks, firsts)
+		if err == nil && v.OK() {
+			return v, nil
+		}
+		select {
+		case <-ctx.Done():
+			// The last look has a time of its own.
+			last, stop := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+			defer stop()
+			return check(last, servers, acks, firsts)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func check(ctx context.Context, servers []Server, acks, firsts []Ack) (Verdict, error) {
+	v := Verdict{Acked: len(acks), Missing: map[string]int{}}
+	var first map[Row]bool
+	for _, s := range servers {
+		rows, err := read(ctx, s)
+		if err != nil {
+			return v, fmt.Errorf("read the rows of %s: %w", s.Name, err)
+		}
+		v.Missing[s.Name] = 0
+		for _, a := range acks {
+			if !rows[a.Row] {
+				v.Missing[s.Name]++
+			}
+		}
+		if first == nil {
+			first = rows
+		} else if !maps.Equal(first, rows) {
+			v.Differs = append(v.Differs, s.Name)
+		}
+	}
+	v.Double = double(acks, firsts, first)
+	return v, nil
+}
+
+// double counts OKs that a server gave after its successor's first one, for rows
+// that are not there in the end. (For a row that the successor holds such an OK
+// was on the wire already: legal.)
+func double(acks, firsts []Ack, rows map[Row]bool) int {
+	n, current, next := 0, "", 0
+	for _, a := range acks {
+		for next < len(firsts) && !firsts[next].At.After(a.At) {
+			current = firsts[next].Server
+			next++
+		}
+		if current != "" && a.Server != current && !rows[a.Row] {
+			n++
+		}
+	}
+	return n
+}
+
+func read(ctx context.Context, s Server) (map[Row]bool, error) {
+	db, err := sql.Open("mysql", s.DSN)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	rs, err := db.QueryContext(ctx, "SELECT writer, seq FROM load_rows")
+	if err != nil {
+		return nil, err
+	}
+	defer rs.Close()
+	rows := map[Row]bool{}
+	for rs.Next() {
+		var r Row
+		if err := rs.Scan(&r.Writer, &r.Seq); err != nil {
+			return nil, err
+		}
+		rows[r] = true
+	}
+	return rows, rs.Err()
+}
