@@ -113,7 +113,7 @@ func (n *Node) execute(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) 
 		// It may take effect at any time: the next order must not meet it.
 		err = errors.Join(err, n.kill(context.WithoutCancel(ctx)))
 	}
-	if err != nil && context.Cause(ctx) == errSuperseded {
+	if err != nil && errors.Is(context.Cause(ctx), errSuperseded) {
 		return refuse(raftfsm.CodeStaleToken, "%w: %w", errSuperseded, err)
 	}
 	return err
@@ -181,7 +181,7 @@ func (n *Node) takeTurn(ctx context.Context, urgent bool) error {
 			n.log.Warn("an order does not end and a seal waits for it")
 			_ = n.kill(ctx)
 		case <-ctx.Done():
-			if context.Cause(ctx) == errSuperseded {
+			if errors.Is(context.Cause(ctx), errSuperseded) {
 				return refuse(raftfsm.CodeStaleToken, "%w", errSuperseded)
 			}
 			return refuse(raftfsm.CodeBusy, "another order is being carried out")
@@ -190,9 +190,11 @@ func (n *Node) takeTurn(ctx context.Context, urgent bool) error {
 }
 
 // keepTidy does what is left to do when no order is being carried out: it takes
-// away the replication channel of a server that was promoted. That is not in
-// the promotion itself, where it would cost clients 30 ms.
+// away the replication channel of a server that is open. That is not in the
+// promotion itself, where it would cost clients 30 ms. A look at the server
+// asks for it, so that nothing is forgotten.
 func (n *Node) keepTidy(ctx context.Context) error {
+	said := ""
 	for {
 		select {
 		case <-n.tidy:
@@ -203,10 +205,16 @@ func (n *Node) keepTidy(ctx context.Context) error {
 		if !sleep(ctx, tidyAfter) {
 			return ctx.Err()
 		}
-		if err := n.resetOld(ctx); errors.Is(err, errSuperseded) {
-			signal(n.tidy)
-		} else if err != nil && ctx.Err() == nil {
+		err := n.resetOld(ctx)
+		if err == nil || errors.Is(err, errSuperseded) || !n.md.Alive() {
+			continue
+		}
+		if err.Error() != said && ctx.Err() == nil {
+			said = err.Error()
 			n.log.Warn("old replication channel not removed", "err", err)
+		}
+		if !sleep(ctx, refreshEvery) {
+			return ctx.Err()
 		}
 	}
 }
@@ -241,7 +249,7 @@ func (n *Node) resetOld(ctx context.Context) error {
 	if errors.Is(err, mysqlctl.ErrAbandoned) {
 		err = errors.Join(err, n.kill(context.WithoutCancel(ctx)))
 	}
-	if err != nil && context.Cause(ctx) == errSuperseded {
+	if err != nil && errors.Is(context.Cause(ctx), errSuperseded) {
 		return errSuperseded
 	}
 	return err

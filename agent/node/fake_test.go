@@ -45,7 +45,6 @@ type fakeMysqld struct {
 	channel  string // host of the source; "" none
 	io, ack  bool
 	attached []string
-	locked   []string
 	executed gtid.Set
 	received gtid.Set
 	offline  gtid.Set

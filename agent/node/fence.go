@@ -151,8 +151,7 @@ func (n *Node) take(g raftfsm.Grant, sentAt time.Duration) {
 	case g.Epoch < n.tokens.Now().Token.Epoch: // of a reign that is over
 	case g.Primary != n.cfg.ID:
 		// Another reigns in a later epoch: nothing is left to wait for.
-		if epoch, _ := n.lease.get(); g.Epoch > epoch {
-			n.lease.end()
+		if epoch, _ := n.lease.get(); g.Epoch > epoch && n.lease.end() {
 			signal(n.fence.wake)
 		}
 	case g.Lease > 0:

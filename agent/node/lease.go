@@ -100,8 +100,8 @@ func (l *lease) save() {
 	_, _ = l.file.WriteAt(padded, 0)
 }
 
-// end gives the lease up.
-func (l *lease) end() {
+// end gives the lease up; false if there was none.
+func (l *lease) end() bool {
 	l.mu.Lock()
 	had := l.deadline != 0
 	l.deadline = 0
@@ -109,6 +109,7 @@ func (l *lease) end() {
 	if had {
 		l.save()
 	}
+	return had
 }
 
 func (l *lease) get() (epoch uint64, deadline time.Duration) {

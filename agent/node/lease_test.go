@@ -198,3 +198,29 @@ func TestRestartKeepsTheLease(t *testing.T) {
 		}
 	})
 }
+
+// A frozen primary that is found under its lease is left alone and reported.
+func TestFrozenPrimaryIsFoundUnderItsLease(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.up()
+		b.lead(1)
+		time.Sleep(time.Second)
+		b.end()
+		b.co.set(func(c *coordinator) { c.grant.Lease = time.Minute })
+		b.md.set(func(f *fakeMysqld) { f.frozen = true })
+		b.clock.jump.Store(-int64(2 * testLease)) // the lease lasts longer than the look at mysqld
+		b.begin()
+		b.within(20*time.Second, "reported", func() bool {
+			r := b.co.last()
+			return r.Mysqld == raftfsm.MysqldHung && r.HungFor > 3*time.Second
+		})
+		if b.md.did("Kill") {
+			t.Error("killed under its lease")
+		}
+		b.md.set(func(f *fakeMysqld) { f.frozen = false })
+		b.within(10*time.Second, "well", func() bool { return b.co.last().Mysqld == raftfsm.MysqldRunning })
+		if !b.open() {
+			t.Error("closed")
+		}
+	})
+}

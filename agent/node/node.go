@@ -145,9 +145,7 @@ func (n *Node) Stored() Stored { return n.tokens.Now() }
 func (n *Node) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if n.md != nil {
-		if err := n.takeOver(ctx); err != nil {
-			return err
-		}
+		n.takeOver(ctx)
 		group.Go(func() error { return n.supervise(ctx) })
 		group.Go(func() error { return n.keepFenced(ctx) })
 		group.Go(func() error { return n.keepLooking(ctx) })

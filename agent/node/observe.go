@@ -117,8 +117,13 @@ func (n *Node) lookAt(ctx context.Context) {
 	}
 	n.obs.mu.Unlock()
 
-	if err == nil && !st.SuperReadOnly && n.fence.armed() == 0 {
-		n.fence.arm() // whoever opened it: without a lease it is closed
+	if err == nil && !st.SuperReadOnly {
+		if n.fence.armed() == 0 {
+			n.fence.arm() // whoever opened it: without a lease it is closed
+		}
+		if st.Replica != nil {
+			signal(n.tidy)
+		}
 	}
 	if slow {
 		n.lookSlowly(ctx, run, st)
@@ -276,6 +281,9 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 	o.pushed = now
 	o.seq++
 	r.Seq = o.seq
+	if r.Mysqld == raftfsm.MysqldHung { // since it was found
+		r.HungFor = now - max(upSince, o.resumed)
+	}
 	if r.Mysqld == raftfsm.MysqldRunning {
 		if silent := now - max(o.at, upSince, o.resumed); silent > lookTimeout {
 			r.Mysqld, r.HungFor = raftfsm.MysqldHung, silent

@@ -231,7 +231,6 @@ func (n *Node) promote(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) 
 		return err
 	}
 	a.Executed, a.ServerUUID, a.Running = st.Executed, st.ServerUUID, true
-	signal(n.tidy)
 	return nil
 }
 

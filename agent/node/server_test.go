@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"ha/mysqlctl"
 	"ha/mysqlctl/gtid"
 	"ha/mysqlctl/mysqltest"
 	"ha/raftfsm"
@@ -31,13 +35,12 @@ type cell struct {
 
 type cellNode struct {
 	*mysqltest.Node
-	cell  *cell
-	n     *Node
-	cfg   Config
-	stop  func()
-	mu    sync.Mutex
-	last  raftfsm.Report
-	wants func(raftfsm.Report)
+	cell *cell
+	n    *Node
+	cfg  Config
+	stop func()
+	mu   sync.Mutex
+	last raftfsm.Report
 }
 
 func newCell(t *testing.T, count int) *cell {
@@ -310,6 +313,46 @@ func TestRealFailover(t *testing.T) {
 	}
 	if got := a.n.Stored().Role; got != RoleReplica {
 		t.Errorf("role %s", got)
+	}
+}
+
+// Data that mysqld does not start on are replaced by way of a throw-away server.
+func TestRealRebuildOfBrokenData(t *testing.T) {
+	c := newCell(t, 2)
+	a, b := c.nodes[0], c.nodes[1]
+	c.reign(a, 0)
+	a.Exec("CREATE TABLE app.t (id BIGINT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(2000) NOT NULL)", "INSERT INTO app.t (v) VALUES ('one'), ('two')")
+	b.stop()
+	if err := b.Kill(mysqltest.Ctx(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(b.Config.DataDir, "ibdata1"), 4096); err != nil {
+		t.Fatal(err)
+	}
+	b.cfg.Scratch = func(dir string) Mysqld {
+		conf := b.Config
+		conf.DataDir = dir
+		conf.Socket, conf.PidFile, conf.LogFile = conf.Socket+"2", conf.PidFile+"2", conf.LogFile+"2"
+		conf.Options = append(slices.Clone(conf.Options), "--skip-networking")
+		return mysqlctl.New(conf, nil)
+	}
+	b.begin()
+	mysqltest.Eventually(t, 30*time.Second, "does not start", func() bool { return b.report().MysqldErr != "" })
+	b.must(raftfsm.Order{Op: raftfsm.OpRebuild, Lease: 77, Source: a.source()})
+	mysqltest.Eventually(t, time.Minute, "rebuilt", func() bool {
+		r := b.report().Rebuild
+		if r != nil && r.Err != "" {
+			t.Fatal(r.Err)
+		}
+		return r != nil && r.Done
+	})
+	b.must(raftfsm.Order{Op: raftfsm.OpFollow, Source: a.source(), Ack: true})
+	mysqltest.CaughtUp(t, a.Node, b.Node)
+	if a.Rows(allRows) != b.Rows(allRows) {
+		t.Error("rows differ")
+	}
+	if left, _ := filepath.Glob(b.Config.DataDir + ".*"); len(left) != 1 {
+		t.Errorf("left: %v", left)
 	}
 }
 

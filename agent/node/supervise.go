@@ -77,10 +77,10 @@ func (n *Node) isUp() bool {
 
 // takeOver is what an agent does first: it ends what an earlier agent left in
 // the server, and fences a server that may be writable without a valid lease.
-func (n *Node) takeOver(ctx context.Context) error {
+func (n *Node) takeOver(ctx context.Context) {
 	n.adopt(ctx)
 	if !n.md.Alive() {
-		return ctx.Err()
+		return
 	}
 	epoch, left := n.lease.left()
 	role := n.tokens.Now().Role
@@ -100,7 +100,6 @@ func (n *Node) takeOver(ctx context.Context) error {
 		n.fence.arm()
 		n.fenceNow(ctx)
 	}
-	return ctx.Err()
 }
 
 // adopt connects to a mysqld that runs already, if there is one.
@@ -115,7 +114,7 @@ func (n *Node) adopt(ctx context.Context) {
 	}
 	n.sup.change(func() {
 		n.sup.up, n.sup.err = found && err == nil, err
-		if n.sup.up {
+		if n.sup.up || found && n.sup.upSince == 0 {
 			n.sup.upSince = n.clock.Boottime()
 		}
 	})
@@ -212,7 +211,7 @@ func (n *Node) exited(fails int) int {
 			fails++
 		}
 		n.sup.up, n.sup.stopping = false, false
-		n.sup.err = errors.New("mysqld exited")
+		n.sup.upSince, n.sup.err = 0, errors.New("mysqld exited")
 	})
 	n.fence.disarm(n.fence.armed())
 	if !wanted {

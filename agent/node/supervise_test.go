@@ -290,3 +290,42 @@ func TestReplicaReport(t *testing.T) {
 		})
 	})
 }
+
+// hungDisk is a token file whose writes do not return.
+type hungDisk struct {
+	tokenFile
+	release chan struct{}
+}
+
+func (d hungDisk) Datasync() error {
+	<-d.release
+	return errTest
+}
+
+// The agent's own disk hangs while it stores a token: reports go on, and so does
+// the fence, with SIGKILL where it is needed.
+func TestHungDiskOfTheAgent(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.up()
+		b.lead(1)
+		disk := hungDisk{b.n.tokens.file, make(chan struct{})}
+		b.n.tokens.writing.Lock()
+		b.n.tokens.file = disk
+		b.n.tokens.writing.Unlock()
+		answer := make(chan raftfsm.Answer)
+		go func() { answer <- b.order(raftfsm.Order{Token: tok(1, 11, 1), Op: raftfsm.OpSeal, Former: true}) }()
+		time.Sleep(3 * time.Second)
+		before := b.co.last().Seq
+		time.Sleep(time.Second)
+		if b.co.last().Seq < before+4 || !b.open() {
+			t.Error("no reports")
+		}
+		b.md.set(func(f *fakeMysqld) { f.waiting = 1 })
+		b.co.set(func(c *coordinator) { c.err = errTest })
+		b.within(testLease+time.Second, "killed", func() bool { return !b.md.Alive() })
+		close(disk.release)
+		if a := <-answer; a.OK {
+			t.Errorf("obeyed without its token: %+v", a)
+		}
+	})
+}

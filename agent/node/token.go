@@ -51,8 +51,8 @@ const (
 	Again                // the stored order once more
 )
 
-// ErrTokenFile: no slot of the token file can be trusted. Nothing may be obeyed
-// then: to start again from zero would be to obey old orders.
+// ErrTokenFile says that no slot of the token file can be trusted. Nothing may be
+// obeyed then: to start again from zero would be to obey old orders.
 var ErrTokenFile = errors.New("token file damaged")
 
 // Each slot has a block of its own, so that a torn write hits one slot only.
@@ -84,10 +84,14 @@ func (f osTokenFile) Datasync() error {
 // that is written in full when it is made, so that a full disk stops no seal.
 // The older slot is the one that is written.
 type Tokens struct {
-	mu   sync.Mutex
-	file tokenFile
-	seq  uint64
-	now  Stored
+	// writing is held while the file is written, mu never: a disk that hangs
+	// must stop neither reports nor the fence.
+	writing sync.Mutex
+	file    tokenFile
+	seq     uint64
+
+	mu  sync.Mutex
+	now Stored
 }
 
 // OpenTokens opens the file "token" in dir, or makes it: dir is then a new
@@ -170,18 +174,18 @@ func (t *Tokens) Accept(o raftfsm.Order) (Verdict, error) {
 	if err != nil {
 		return Stale, err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch o.Token.Compare(t.now.Token) {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	next := t.Now()
+	switch o.Token.Compare(next.Token) {
 	case -1:
 		return Stale, nil
 	case 0:
-		if digest != t.now.Digest {
+		if digest != next.Digest {
 			return Stale, nil
 		}
 		return Again, nil
 	}
-	next := t.now
 	next.Token, next.Digest = o.Token, digest
 	if o.Op == raftfsm.OpPromote {
 		next.Role, next.Reign = RolePrimary, o.Token.Epoch
@@ -195,12 +199,12 @@ func (t *Tokens) Accept(o raftfsm.Order) (Verdict, error) {
 // SetRole stores what became of the node by the order with this token; it does
 // nothing if a newer order has come since.
 func (t *Tokens) SetRole(by raftfsm.Token, role Role) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.now.Token != by || t.now.Role == role {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	next := t.Now()
+	if next.Token != by || next.Role == role {
 		return nil
 	}
-	next := t.now
 	next.Role, next.Reign = role, 0
 	return t.write(next)
 }
@@ -217,7 +221,10 @@ func (t *Tokens) write(s Stored) error {
 	if err := t.file.Datasync(); err != nil {
 		return fmt.Errorf("store token: %w", err)
 	}
-	t.seq, t.now = seq, s
+	t.seq = seq
+	t.mu.Lock()
+	t.now = s
+	t.mu.Unlock()
 	return nil
 }
 
