@@ -54,7 +54,11 @@ func readBinlog(name string) (set gtid.Set, begun bool, err error) {
 	if err != nil {
 		return set, false, err
 	}
-	r := &binlogReader{file: f, size: st.Size(), parser: replication.NewBinlogParser()}
+	return readEvents(f, st.Size())
+}
+
+func readEvents(file io.ReaderAt, size int64) (set gtid.Set, begun bool, err error) {
+	r := &binlogReader{file: file, size: size, parser: replication.NewBinlogParser()}
 	r.parser.SetVerifyChecksum(true)
 	if err := r.walk(); err != nil {
 		return set, false, err

@@ -21,6 +21,8 @@ const (
 	readySessions  = maxBarriers + 2 // opened at the start: a waiting CREATE USER blocks every new login
 	connectTimeout = 2 * time.Second // for one connection
 	killPoll       = 3 * time.Millisecond
+	upkeepEvery    = 2 * time.Second
+	upkeepTime     = 100 * time.Millisecond
 )
 
 // session is one connection with its id in the server, which is what KILL needs.
@@ -104,6 +106,13 @@ func (p *pool) open(ctx context.Context) (*session, error) {
 	p.ids[c.id] = true
 	p.mu.Unlock()
 	return c, nil
+}
+
+// few reports whether fewer sessions than there should be are open.
+func (p *pool) few() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.ids) <= readySessions // the emergency one is among them
 }
 
 // own returns the ids of all open sessions.
@@ -417,6 +426,23 @@ func (s *Server) killSession(id uint64, grace time.Duration) error {
 		if !sleep(ctx, killPoll) {
 			return fmt.Errorf("session %d is still there after KILL", id)
 		}
+	}
+}
+
+// upkeep opens again what was lost of the connections that have to be there before
+// there is trouble. It must not hold up its caller: a login may hang.
+func (s *Server) upkeep(ctx context.Context) {
+	p, err := s.connected()
+	if err != nil || !p.few() {
+		return
+	}
+	if last := s.upkept.Load(); time.Now().UnixNano()-last < int64(upkeepEvery) || !s.upkept.CompareAndSwap(last, time.Now().UnixNano()) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, upkeepTime)
+	defer cancel()
+	if s.emergency.do(ctx, func(*session) error { return nil }) == nil {
+		_ = p.ready(ctx, readySessions)
 	}
 }
 

@@ -28,6 +28,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ha/mysqlctl/gtid"
@@ -145,6 +146,7 @@ type Server struct {
 
 	starting  sync.Mutex // one Start or Adopt at a time
 	emergency emergency
+	upkept    atomic.Int64 // when, in Unix nanoseconds
 	barriers  barriers
 	receiving receiving
 	disk      diskProbe

@@ -240,6 +240,23 @@ func TestKillOwnSessionsEndsWhatAnEarlierAgentBegan(t *testing.T) {
 	}
 }
 
+// Connections that were lost are open again before they are needed.
+func TestLostConnectionsComeBack(t *testing.T) {
+	n := mysqltest.Start(t, 1)[0]
+	ours := "SELECT COUNT(*) FROM performance_schema.threads WHERE PROCESSLIST_USER = 'ha_agent'"
+	want := n.Value(ours)
+	if want == "0" {
+		t.Fatal("no connections")
+	}
+	for _, id := range strings.Fields(n.Rows("SELECT PROCESSLIST_ID FROM performance_schema.threads WHERE PROCESSLIST_USER = 'ha_agent'")) {
+		n.Exec("KILL " + id)
+	}
+	mysqltest.Eventually(t, enough, "all are back", func() bool {
+		n.MustStatus()
+		return n.Value(ours) == want
+	})
+}
+
 func TestConfigureSourceTakesAndGivesBack(t *testing.T) {
 	nodes := mysqltest.Start(t, 3)
 	p := mysqltest.Primary(t, 2, nodes...)

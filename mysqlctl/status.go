@@ -141,6 +141,7 @@ func (s *Server) Status(ctx context.Context) (Status, error) {
 	st.Source = sourceStatus(info, globals)
 	st.threads(sets["thread"])
 	st.Problems = problems(info, globals, st.Replica)
+	s.upkeep(ctx)
 	return st, nil
 }
 

@@ -29,12 +29,18 @@ import (
 	"ha/mysqlctl"
 )
 
-// Accounts of every server from the template: root@localhost has no password; App
-// may do anything to data and nothing to the server; Repl replicates and clones.
-const (
-	AppUser, AppPassword   = "app", "app"
-	ReplUser, ReplPassword = "repl", "repl"
-)
+// AppUser may do anything to the data of every server and nothing to the server.
+// root@localhost is there too, without a password.
+const AppUser = "app"
+
+// AppPassword is that of AppUser.
+const AppPassword = "app"
+
+// ReplUser replicates and clones, over TLS.
+const ReplUser = "repl"
+
+// ReplPassword is that of ReplUser.
+const ReplPassword = "repl"
 
 // agent is the agent's own account on the servers.
 var agent = mysqlctl.Account{User: "ha_agent", Password: "agent's 'own\\ one", Extra: []string{"ALL ON app.*"}}
