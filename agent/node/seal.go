@@ -1,0 +1,155 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"ha/mysqlctl/gtid"
+	"ha/raftfsm"
+)
+
+const (
+	// sealTimeout is what a living server has to end its acknowledgements; it
+	// is killed then.
+	sealTimeout = time.Second
+	// closeTimeout is the same for a primary with commits on their way: their
+	// acks may take a second where the only acker has just reconnected, and a
+	// healthy server is not killed for that.
+	closeTimeout = 1200 * time.Millisecond
+	// poisonTimeout is for the try to leave a primary with waiting commits
+	// unable to acknowledge before it is killed.
+	poisonTimeout = 100 * time.Millisecond
+)
+
+// seal ends every acknowledgement by this node and answers its final position
+// (R3). Nothing unseals the node but an order: mysqld always starts read-only
+// and without replication.
+func (n *Node) seal(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) error {
+	if n.md.Alive() && n.md.CoreDumping() { // dead already: do not wait for the dump
+		if err := n.kill(ctx); err != nil {
+			return err
+		}
+	}
+	state, _ := n.mysqldState()
+	if state == raftfsm.MysqldDown && o.Former {
+		return n.offline(a)
+	}
+	if n.reigned() {
+		if state == raftfsm.MysqldRunning || state == raftfsm.MysqldHung {
+			return n.sealPrimary(ctx, a)
+		}
+	}
+	if err := n.ensureUp(ctx); err != nil {
+		return err
+	}
+	return n.sealReplica(ctx, a)
+}
+
+// reigned says that this node's server may have been opened, or was seen open.
+func (n *Node) reigned() bool {
+	if n.tokens.Now().Role == RolePrimary || n.fence.armed() != 0 {
+		return true
+	}
+	n.obs.mu.Lock()
+	defer n.obs.mu.Unlock()
+	return n.obs.seen && (!n.obs.status.SuperReadOnly || n.obs.status.Source.Enabled)
+}
+
+// sealReplica stops the receiver, and kills mysqld where that does not return:
+// what it had received survives, and it comes up without replication.
+func (n *Node) sealReplica(ctx context.Context, a *raftfsm.Answer) error {
+	limited, cancel := context.WithTimeout(ctx, sealTimeout)
+	pos, err := n.md.SealReplica(limited)
+	cancel()
+	if err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		n.log.Warn("replica does not stop receiving: killing and restarting it", "err", err)
+		if err := n.kill(ctx); err != nil {
+			return err
+		}
+		if err := n.ensureUp(ctx); err != nil {
+			return err
+		}
+		if pos, err = n.md.SealReplica(ctx); err != nil {
+			return err
+		}
+	}
+	st, err := n.md.Status(ctx)
+	if err != nil {
+		return err
+	}
+	a.Executed, a.Received, a.ServerUUID, a.Running = pos.Executed, pos.Received, st.ServerUUID, true
+	if r := st.Replica; r != nil && r.SQLState != "Yes" && r.SQLError.Number != 0 {
+		a.ApplierError = fmt.Sprintf("%d %s", r.SQLError.Number, r.SQLError.Text)
+	}
+	return nil
+}
+
+// sealPrimary makes the server read-only, with no commit on its way. Where that
+// does not return, nothing but SIGKILL ends what waits without acknowledging it.
+func (n *Node) sealPrimary(ctx context.Context, a *raftfsm.Answer) error {
+	gen := n.fence.armed()
+	limited, cancel := context.WithTimeout(ctx, closeTimeout)
+	err := n.md.Fence(limited)
+	cancel()
+	if err == nil {
+		err = n.sealFenced(ctx, a)
+		if err == nil {
+			n.fence.disarm(gen)
+			n.closed()
+			n.cutClients(ctx)
+			return nil
+		}
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	n.log.Warn("primary does not become read-only: killing it", "why", err)
+	poison, cancel := context.WithTimeout(ctx, poisonTimeout)
+	_ = n.md.Poison(poison)
+	cancel()
+	if err := n.kill(ctx); err != nil {
+		return err
+	}
+	n.fence.disarm(gen)
+	n.closed()
+	return n.offline(a)
+}
+
+// sealFenced reads the position of a server that is read-only. A channel that it
+// may have is sealed too.
+func (n *Node) sealFenced(ctx context.Context, a *raftfsm.Answer) error {
+	ctx, cancel := context.WithTimeout(ctx, sealTimeout)
+	defer cancel()
+	pos, err := n.md.SealReplica(ctx)
+	if err != nil {
+		return err
+	}
+	st, err := n.md.Status(ctx)
+	if err != nil {
+		return err
+	}
+	a.Executed, a.Received, a.ServerUUID, a.Running = pos.Executed, pos.Received, st.ServerUUID, true
+	return nil
+}
+
+// offline answers the position of a server that is down, from its binary log.
+func (n *Node) offline(a *raftfsm.Answer) error {
+	set, err := n.md.OfflinePosition()
+	if err != nil {
+		return fmt.Errorf("read the position offline: %w", err)
+	}
+	uuid, err := n.md.ServerUUIDOnDisk()
+	if err != nil {
+		return err
+	}
+	if uuid == "" {
+		return errors.New("read the position offline: the data have no server_uuid")
+	}
+	a.Executed, a.Received, a.ServerUUID, a.Running = set, gtid.Set{}, uuid, false
+	return nil
+}
