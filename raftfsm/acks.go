@@ -18,7 +18,7 @@ func (d *decider) changeAcks(p *NodeView) bool {
 		d.keep(Order{To: d.s.Primary, Op: OpSetAcks, K: d.s.K})
 		return true
 	}
-	return d.addAcker(p) || d.removeAcker() || d.raiseK()
+	return d.addAcker(p) || d.removeAcker(p) || d.raiseK()
 }
 
 // addAcker: committed, then done. The follower is told to acknowledge because
@@ -64,18 +64,12 @@ func durability(ps []Problem) []Problem {
 
 // removeAcker begins to remove an acker that is detached, whose applier stands
 // or lags, but never so that fewer than k attached ones remain.
-func (d *decider) removeAcker() bool {
+func (d *decider) removeAcker(p *NodeView) bool {
 	for _, a := range d.s.Ackers {
-		if !d.shouldLeave(a) {
+		if !d.shouldLeave(p, a) {
 			continue
 		}
-		attached := 0
-		for _, o := range d.attached() {
-			if o.Node != a.Node {
-				attached++
-			}
-		}
-		if attached >= d.s.K {
+		if d.attachedBut(a.Node) >= d.s.K {
 			// Also while k is 0: once it is raised, an acknowledgement by a node
 			// that was not excluded would count on the primary and not in need.
 			d.commit(Command{Kind: CmdIntent, Intent: &Intent{Kind: IntentRemove, Node: a.Node}})
@@ -85,13 +79,21 @@ func (d *decider) removeAcker() bool {
 	return false
 }
 
-func (d *decider) shouldLeave(a Acker) bool {
+// attachedBut counts the attached ackers but for one.
+func (d *decider) attachedBut(id NodeID) int {
+	return len(without(d.attached(), id))
+}
+
+func (d *decider) shouldLeave(p *NodeView, a Acker) bool {
 	n := d.v.Node(a.Node)
 	if n.Detached >= d.s.Policy.AckerGone {
 		return true
 	}
 	if !d.fresh(n) || n.Report.Mysqld != MysqldRunning || n.Report.Replica == nil || d.v.PhaseAge < d.s.Policy.AckerGone {
 		return false
+	}
+	if p.Seen > n.Seen && !d.errantOf(p, n.Report).IsEmpty() {
+		return true
 	}
 	c := n.Report.Replica
 	return !c.SQLRunning && c.SQLError != "" || c.Lag > d.s.Policy.MaxAckerLag || len(durability(n.Report.Problems)) > 0
@@ -122,6 +124,10 @@ func (d *decider) continueIntent(p *NodeView) bool {
 	case IntentRemove:
 		rest := without(d.s.Ackers, i.Node)
 		d.why("%s leaves the ack set", d.name(i.Node))
+		if d.attachedBut(i.Node) < d.s.K {
+			d.commit(Command{Kind: CmdIntent}) // given up: its acknowledgements are needed
+			return true
+		}
 		if !d.excluded(i.Node) {
 			return true
 		}
@@ -154,14 +160,21 @@ func (d *decider) excluded(id NodeID) bool {
 		return true
 	}
 	n := d.v.Node(id)
-	if d.fresh(n) {
-		return carriedOut(d.give(Order{To: id, Op: OpExclude})) != nil
+	if d.fresh(n) && n.Report.Mysqld == MysqldRunning {
+		o := d.give(Order{To: id, Op: OpExclude})
+		if o == nil || o.Answer == nil || o.Answer.OK || o.Failed < maxExcludeFailures {
+			return carriedOut(o) != nil
+		}
 	}
 	m, _ := d.s.Member(id)
 	a, _ := d.s.Acker(id)
 	d.recheck(time.Second)
 	return carriedOut(d.give(Order{To: d.s.Primary, Op: OpLockOut, Account: m.ReplicationUser(), UUID: a.ServerUUID})) != nil
 }
+
+// maxExcludeFailures is how often in a row a node may fail to exclude itself
+// before the primary locks it out.
+const maxExcludeFailures = 3
 
 // under gives the last order of the operation if it was given under the present
 // authorisation.

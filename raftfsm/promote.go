@@ -26,6 +26,10 @@ func (d *decider) open() {
 		d.keep(Order{To: d.s.Primary, Op: OpSetAcks, K: d.s.K})
 		return
 	}
+	if p.Report != nil && p.Report.Token.Epoch == d.s.Epoch && d.addAcker(p) {
+		return // others than those of A' may be the first to come
+	}
+	d.accounts(p) // an acker may be locked out here since an earlier reign
 	if carriedOut(d.give(Order{To: d.s.Primary, Op: OpBarrier, Allowed: uuids(d.s.Ackers)})) == nil {
 		d.why("waiting for the first acknowledged row of epoch %d on %s%s", d.s.Epoch, d.name(d.s.Primary), lastError(p.last(OpBarrier)))
 		d.recheck(retryStep)
@@ -40,11 +44,14 @@ func (d *decider) promotedDied(p *NodeView) string {
 	name := d.name(d.s.Primary)
 	o := p.last(OpPromote)
 	mine := o != nil && o.Order.Token.Epoch == d.s.Epoch
+	opened := mine && carriedOut(o) != nil && p.Seen > o.Seen && o.Age >= 2*retryStep
 	switch {
 	case p.Age > d.s.Policy.DeadAfter && d.v.PhaseAge > d.s.Policy.DeadAfter:
 		return name + " was lost while it was being promoted"
 	case p.Report != nil && p.Report.Token.Epoch == d.s.Epoch && p.Report.Mysqld == MysqldDown:
 		return "mysqld of " + name + " died while it was being promoted"
+	case opened && d.fresh(p) && p.Report.Mysqld == MysqldRunning && p.Report.SuperReadOnly:
+		return name + " is read-only: its agent fenced it"
 	case mine && !o.Flight && o.Failed >= maxPromoteFailures:
 		return name + " could not be promoted" + lastError(o)
 	}
@@ -56,8 +63,8 @@ func (d *decider) promotedDied(p *NodeView) string {
 const maxPromoteFailures = 3
 
 // followAll repoints the others while the new primary is being opened. What a
-// member of A' holds is proven to be within the floor; of the others the last
-// report says whether they may follow yet.
+// sealed member of A' holds is proven to be within the floor; of the others the
+// last report says whether they may follow yet.
 func (d *decider) followAll() {
 	for _, m := range d.s.DataMembers() {
 		if m.ID == d.s.Primary {
@@ -67,11 +74,15 @@ func (d *decider) followAll() {
 			continue
 		}
 		n := d.v.Node(m.ID)
-		if _, acker := d.s.Acker(m.ID); acker {
+		_, acker := d.s.Acker(m.ID)
+		switch {
+		case !d.fresh(n):
+		case acker && n.Report.Mysqld == MysqldDown:
+			d.keep(Order{To: m.ID, Op: OpStart})
+		case n.Report.Mysqld != MysqldRunning || !d.s.Floor.Contains(n.Report.Executed):
+		case acker:
 			d.give(Order{To: m.ID, Op: OpFollow, Source: d.source(m), Ack: true})
-			continue
-		}
-		if d.fresh(n) && n.Report.Mysqld == MysqldRunning && d.s.Floor.Contains(n.Report.Executed) && d.s.Epoch > 1 {
+		case d.s.Epoch > 1:
 			d.give(Order{To: m.ID, Op: OpFollow, Source: d.source(m), Discard: !d.s.Floor.Contains(n.Report.Received)})
 		}
 	}

@@ -152,23 +152,30 @@ func (d *decider) recordFact(p *NodeView) bool {
 // accounts keeps the replication accounts of those that may connect: ackers,
 // and whoever does not acknowledge.
 func (d *decider) accounts(p *NodeView) {
-	var want []Account
-	missing := false
-	if p.Report.Accounts == nil {
+	if p.Report == nil || p.Report.Accounts == nil {
 		return
+	}
+	var ackers, others []Account
+	missing := func(as []Account) bool {
+		return slices.ContainsFunc(as, func(a Account) bool { return !slices.Contains(p.Report.Accounts, a.User) })
 	}
 	for _, m := range d.s.DataMembers() {
 		n := d.v.Node(m.ID)
 		_, acker := d.s.Acker(m.ID)
 		harmless := d.fresh(n) && (n.Report.Replica == nil || !n.Report.Replica.AckWanted)
-		if !acker && !harmless && m.ID != d.s.Primary {
-			continue
+		account := Account{User: m.ReplicationUser(), Password: m.ReplicationPassword}
+		switch {
+		case acker:
+			ackers = append(ackers, account)
+		case harmless || m.ID == d.s.Primary:
+			others = append(others, account)
 		}
-		want = append(want, Account{User: m.ReplicationUser(), Password: m.ReplicationPassword})
-		missing = missing || !slices.Contains(p.Report.Accounts, m.ReplicationUser())
 	}
-	if missing {
-		d.keep(Order{To: d.s.Primary, Op: OpAccounts, Accounts: want})
+	switch {
+	case missing(ackers): // first and alone: to make an account is a commit that waits for an acker
+		d.keep(Order{To: d.s.Primary, Op: OpAccounts, Accounts: ackers})
+	case missing(others) && d.s.Phase == PhaseSettled:
+		d.keep(Order{To: d.s.Primary, Op: OpAccounts, Accounts: append(ackers, others...)})
 	}
 }
 
@@ -191,7 +198,7 @@ func (d *decider) replica(p *NodeView, m Member) {
 			return
 		}
 		_, acker := d.s.Acker(m.ID)
-		if d.follows(r, acker) {
+		if d.follows(r, acker) && (p.Seen < n.Seen || d.errantOf(p, r).IsEmpty()) {
 			return
 		}
 		if p.Seen < n.Seen || n.Seen == 0 {
@@ -229,14 +236,11 @@ func (d *decider) follow(p, n *NodeView, m Member, acker bool) {
 }
 
 // errantOf is what the member executed and the living primary did not. The
-// primary's own transactions can be at a replica before they are in its
-// gtid_executed, as long as commits wait there.
+// primary's own transactions came from the primary: they can be at a replica
+// before they are in its gtid_executed, or in a report of it.
 func (d *decider) errantOf(p *NodeView, r *Report) gtid.Set {
 	errant := r.Executed.Minus(p.Report.Executed)
-	if p.Report.Waiting > 0 || r.Replica != nil && r.Replica.SourceUUID == d.s.PrimaryUUID {
-		errant = errant.Minus(errant.Only(d.s.PrimaryUUID))
-	}
-	return errant
+	return errant.Minus(errant.Only(d.s.PrimaryUUID))
 }
 
 // diverged grants a rebuild, where the policy lets it happen without a person.

@@ -134,23 +134,34 @@ func (d *decider) wouldClose(f []sealed) string {
 	return text
 }
 
-// required is what a candidate must have executed (R2): the floor, and every
-// row that can have been acknowledged. Where the ackers close the epoch, what
-// only the old primary has is proven unacknowledged and not asked for.
-func (d *decider) required(f []sealed) gtid.Set {
-	need := d.s.Floor
-	byAckers := d.s.Primary != "" && sealedAckers(d.s, ids(f)) >= Need(d.s.Ackers, d.s.K)
+// requirement is what a candidate must have executed (R2): one of these sets.
+type requirement []gtid.Set
+
+func (r requirement) metBy(set gtid.Set) bool { return slices.ContainsFunc(r, set.Contains) }
+
+// required is the floor and every row that can have been acknowledged. Each
+// proof that closes the epoch bounds these by itself: what the ackers hold, or
+// what the primary holds. So a tail that only the old primary has is not asked
+// for, nor what an acker has from an earlier reign.
+func (d *decider) required(f []sealed) requirement {
+	var out requirement
+	byAckers := d.s.Floor
 	for _, x := range f {
-		_, acker := d.s.Acker(x.m.ID)
-		if (byAckers && acker) || (!byAckers && (x.m.ID == d.s.Primary || d.s.Primary == "" && x.m.ID == d.s.Founder)) {
-			need = need.Union(x.a.Position())
+		if _, acker := d.s.Acker(x.m.ID); acker {
+			byAckers = byAckers.Union(x.a.Position())
+		}
+		if x.m.ID == d.s.Primary || d.s.Primary == "" && x.m.ID == d.s.Founder {
+			out = append(out, d.s.Floor.Union(x.a.Position()))
 		}
 	}
-	return need
+	if d.s.Primary != "" && sealedAckers(d.s, ids(f)) >= Need(d.s.Ackers, d.s.K) {
+		out = append(out, byAckers)
+	}
+	return out
 }
 
 // candidates gives those that may be promoted, best first.
-func (d *decider) candidates(f []sealed, required gtid.Set) []sealed {
+func (d *decider) candidates(f []sealed, required requirement) []sealed {
 	var out []sealed
 	for _, x := range f {
 		if d.s.Primary == "" && x.m.ID != d.s.Founder {
@@ -161,9 +172,9 @@ func (d *decider) candidates(f []sealed, required gtid.Set) []sealed {
 			errant = gtid.Set{}
 		}
 		switch {
-		case x.a.ApplierError != "" && !x.a.Executed.Contains(required):
+		case x.a.ApplierError != "" && !required.metBy(x.a.Executed):
 		case x.m.NoPromote && x.m.ID != d.s.Primary:
-		case !x.a.Position().Contains(required):
+		case !required.metBy(x.a.Position()):
 		case !errant.IsEmpty():
 		case d.newerThanOthers(x, f):
 		default:
@@ -236,13 +247,13 @@ const (
 
 // prepare makes the candidate apply all it received; ready says its executed
 // set, read after that.
-func (d *decider) prepare(c sealed, required gtid.Set) (executed gtid.Set, uuid string, state prepareState) {
-	if c.a.Running && c.a.Executed.Contains(required) && c.a.Executed.Contains(c.a.Received) {
+func (d *decider) prepare(c sealed, required requirement) (executed gtid.Set, uuid string, state prepareState) {
+	if c.a.Running && required.metBy(c.a.Executed) && c.a.Executed.Contains(c.a.Received) {
 		return c.a.Executed, c.a.ServerUUID, prepareReady // nothing to apply
 	}
 	o := d.give(Order{To: c.m.ID, Op: OpPrepare})
 	switch a := carriedOut(o); {
-	case a != nil && a.Executed.Contains(required) && a.ServerUUID == c.a.ServerUUID:
+	case a != nil && required.metBy(a.Executed) && a.ServerUUID == c.a.ServerUUID:
 		return a.Executed, a.ServerUUID, prepareReady
 	case a != nil, o != nil && o.Answer != nil && o.Failed > 0:
 		return gtid.Set{}, "", prepareFailed
@@ -271,30 +282,66 @@ func (d *decider) promote(c sealed, executed gtid.Set, uuid string, f []sealed) 
 		ackers = d.ackersOf(c, executed, f)
 	}
 	k := min(d.s.KPolicy(), len(ackers))
-	if d.s.Primary != "" && k == 0 && d.s.KPolicy() > 0 && d.s.Policy.Availability == Strict {
-		ackers, k = d.allOthers(c.m.ID), 1
-		k = min(k, len(ackers))
+	if k == 0 && d.s.K > 0 && d.s.KPolicy() > 0 && d.s.Policy.Availability == Strict {
+		ackers = d.allOthers(c.m.ID, executed, f)
+		k = min(1, len(ackers))
+	} else {
+		ackers = append(ackers, d.unsealed(c.m.ID, f)...)
 	}
 	d.commit(Command{Kind: CmdPromote, Epoch: d.s.Epoch + 1, Primary: c.m.ID, PrimaryUUID: uuid,
 		Ackers: ackers, K: k, Floor: executed})
 }
 
 // ackersOf gives the members of F that can acknowledge the candidate's commits
-// at once: running, and holding nothing that it does not hold.
+// at once: running, and holding nothing that it does not hold. One that holds
+// nothing at all has perhaps no replication account yet, and to make one is a
+// commit that waits for an acknowledgement: it enters by R5.
 func (d *decider) ackersOf(c sealed, executed gtid.Set, f []sealed) []Acker {
 	var out []Acker
 	for _, x := range f {
-		if x.m.ID != c.m.ID && x.a.Running && x.a.ServerUUID != "" && x.a.ApplierError == "" && executed.Contains(x.a.Position()) {
+		p := x.a.Position()
+		if x.m.ID != c.m.ID && x.a.Running && x.a.ServerUUID != "" && x.a.ApplierError == "" && executed.Contains(p) && !p.IsEmpty() {
 			out = append(out, Acker{Node: x.m.ID, ServerUUID: x.a.ServerUUID})
 		}
 	}
 	return out
 }
 
-func (d *decider) allOthers(primary NodeID) []Acker {
+// allOthers gives all that may acknowledge one day; those that hold what the
+// primary does not only if there are no others.
+func (d *decider) allOthers(primary NodeID, executed gtid.Set, f []sealed) []Acker {
+	var out, last []Acker
+	for _, m := range d.s.DataMembers() {
+		diverged := slices.ContainsFunc(f, func(x sealed) bool { return x.m.ID == m.ID && !executed.Contains(x.a.Position()) })
+		if _, leased := d.s.Rebuild(m.ID); m.ID == primary || m.ServerUUID == "" || leased {
+			continue
+		}
+		if a := (Acker{Node: m.ID, ServerUUID: m.ServerUUID}); diverged {
+			last = append(last, a)
+		} else {
+			out = append(out, a)
+		}
+	}
+	if len(out) == 0 {
+		return last
+	}
+	return out
+}
+
+// unsealed gives the members that may be attached to the candidate, or attach to
+// it again, and acknowledge its commits without having been sealed: they were
+// told to follow it in an earlier reign and have not been reached since. Their
+// acknowledgements count on the server, so they count in need, until they are
+// excluded. A primary does not follow.
+func (d *decider) unsealed(candidate NodeID, f []sealed) []Acker {
+	reigned := func(r Reign) bool { return r.Primary == candidate }
+	if !slices.ContainsFunc(d.s.History, reigned) && len(d.s.History) < maxHistory {
+		return nil
+	}
 	var out []Acker
 	for _, m := range d.s.DataMembers() {
-		if _, leased := d.s.Rebuild(m.ID); m.ID != primary && m.ServerUUID != "" && !leased {
+		_, leased := d.s.Rebuild(m.ID)
+		if m.ID != candidate && m.ID != d.s.Primary && m.ServerUUID != "" && !leased && !slices.Contains(ids(f), m.ID) {
 			out = append(out, Acker{Node: m.ID, ServerUUID: m.ServerUUID})
 		}
 	}

@@ -1,0 +1,852 @@
+// Package raftfsmtest is a world for raftfsm: a logical Raft log, coordinators,
+// agents with their token rules, a network, and a model of mysqld that keeps the
+// contents of transactions. It drives the real Decide and Apply; nothing else
+// uses it but tests.
+package raftfsmtest
+
+import (
+	"container/heap"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sort"
+	"strings"
+
+	"ha/mysqlctl/gtid"
+	"ha/raftfsm"
+)
+
+const clusterID = "cluster-1"
+
+// World is one cluster and all that surrounds it. Time is in milliseconds.
+type World struct {
+	now    int64
+	events eventHeap
+	seq    uint64
+	rng    *rand.Rand // nil: scripts; everything takes its shortest time
+
+	order  []raftfsm.NodeID
+	agents map[raftfsm.NodeID]*Agent
+	cut    map[[2]raftfsm.NodeID]bool // no packet from, to
+	conns  int
+	uuids  int
+	names  map[string]string // server uuid → text
+
+	// The Raft log.
+	machine  raftfsm.Machine
+	index    uint64
+	leader   *coord
+	term     uint64
+	commits  int
+	orders   int
+	electing bool
+
+	slow     bool // messages may be late, lost and doubled
+	reckless bool // acknowledgements may be late
+	mutants  map[string]bool
+	held     []*heldOrder // scripts
+	holds    []hold
+	noKick   bool
+
+	// What clients know.
+	rows []*Row
+
+	trace   func(string) // nil: not wanted
+	lastWhy string
+	bad     error // first violation
+}
+
+// Row is one client's write.
+type Row struct {
+	Body string
+	Node raftfsm.NodeID
+	t    *Txn
+	OK   bool
+	Gone bool // no OK will come
+}
+
+type hold struct {
+	op raftfsm.Op
+	to raftfsm.NodeID
+}
+
+type heldOrder struct {
+	hold
+	go1 func()
+}
+
+// coord is a node that leads the Raft group, or thinks so.
+type coord struct {
+	id    raftfsm.NodeID
+	term  uint64
+	board *board
+	busy  bool
+	state *raftfsm.State // of a deposed one: as it was
+	until int64          // a deposed one gives orders that long
+	run   int // of its agent
+}
+
+// gone says that the coordinator's process is no more.
+func (c *coord) gone(w *World) bool {
+	a := w.agents[c.id]
+	return !a.up || a.run != c.run || c.state != nil && w.now > c.until
+}
+
+type event struct {
+	at  int64
+	seq uint64
+	f   func()
+}
+
+type eventHeap []event
+
+func (h eventHeap) Len() int { return len(h) }
+func (h eventHeap) Less(i, j int) bool {
+	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
+}
+func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *eventHeap) Push(x any)   { *h = append(*h, x.(event)) }
+func (h *eventHeap) Pop() any {
+	o := *h
+	x := o[len(o)-1]
+	*h = o[:len(o)-1]
+	return x
+}
+
+// New makes an empty world; seed 0 is the one of scripts, in which nothing is
+// left to chance.
+func New(seed uint64) *World {
+	w := &World{agents: map[raftfsm.NodeID]*Agent{}, cut: map[[2]raftfsm.NodeID]bool{}, names: map[string]string{}, mutants: map[string]bool{}}
+	if seed != 0 {
+		w.rng = rand.New(rand.NewPCG(seed, 7))
+	}
+	return w
+}
+
+// Mutant says that a rule is switched off.
+func (w *World) Mutant(name string) bool { return w.mutants[name] }
+
+func (w *World) after(d int64, f func()) {
+	w.seq++
+	heap.Push(&w.events, event{w.now + d, w.seq, f})
+}
+
+// Run lets d milliseconds pass.
+func (w *World) Run(d int64) {
+	end := w.now + d
+	for len(w.events) > 0 && w.events[0].at <= end && w.bad == nil {
+		e := heap.Pop(&w.events).(event)
+		w.now = e.at
+		e.f()
+	}
+	w.now = end
+}
+
+func (w *World) jitter(lo, hi int64) int64 {
+	if w.rng == nil {
+		return (lo + hi) / 2
+	}
+	return lo + w.rng.Int64N(hi-lo+1)
+}
+
+func (w *World) chance(percent int) bool { return w.rng != nil && w.rng.IntN(100) < percent }
+
+// transit is how long a message is under way.
+func (w *World) transit() int64 {
+	if w.rng == nil {
+		return 1
+	}
+	if w.slow {
+		switch n := w.rng.IntN(100); {
+		case n < 3:
+			return w.rng.Int64N(4000)
+		case n < 10:
+			return w.rng.Int64N(400)
+		}
+	}
+	return w.rng.Int64N(4)
+}
+
+func (w *World) ackDelay() int64 {
+	if w.rng == nil {
+		return 1
+	}
+	if w.reckless && w.rng.IntN(20) == 0 {
+		return w.rng.Int64N(1500)
+	}
+	return w.rng.Int64N(3)
+}
+
+func (w *World) newUUID(id raftfsm.NodeID) string {
+	w.uuids++
+	h := string(id)
+	if !strings.Contains("abcdef", h) {
+		h = "f"
+	}
+	u := fmt.Sprintf("%s0000000-0000-0000-0000-%012x", h, w.uuids)
+	name := string(id)
+	for n := 2; ; n++ {
+		taken := false
+		for _, o := range w.names {
+			taken = taken || o == name
+		}
+		if !taken {
+			break
+		}
+		name = fmt.Sprintf("%s%d", id, n)
+	}
+	w.names[u] = name
+	return u
+}
+
+// text puts names for server uuids.
+func (w *World) text(s string) string {
+	us := make([]string, 0, len(w.names))
+	for u := range w.names {
+		us = append(us, u)
+	}
+	sort.Strings(us)
+	for _, u := range us {
+		s = strings.ReplaceAll(s, u, w.names[u])
+	}
+	return s
+}
+
+func (w *World) say(format string, args ...any) {
+	if w.trace != nil {
+		w.trace(w.text(fmt.Sprintf(format, args...)))
+	}
+}
+
+func (w *World) violate(format string, args ...any) {
+	if w.bad == nil {
+		w.bad = fmt.Errorf("at %d ms: %s", w.now, w.text(fmt.Sprintf(format, args...)))
+		w.say("VIOLATION %s", w.bad)
+	}
+}
+
+func (w *World) mysqld(id raftfsm.NodeID) *Mysqld {
+	if a := w.agents[id]; a != nil {
+		return a.md
+	}
+	return nil
+}
+
+// AddNode makes a host with an agent and a mysqld that runs.
+func (w *World) AddNode(id raftfsm.NodeID, witness bool) {
+	a := &Agent{w: w, id: id}
+	w.agents[id] = a
+	w.order = append(w.order, id)
+	slices.Sort(w.order)
+	if !witness {
+		a.md = newMysqld(w, id)
+		a.md.start()
+		w.pump(a.md)
+	}
+	a.start()
+}
+
+func (w *World) pump(m *Mysqld) {
+	n := 100
+	if w.rng != nil {
+		n = 1 + w.rng.IntN(8)
+	}
+	m.pump(n)
+	w.after(w.jitter(1, 12), func() { w.pump(m) })
+}
+
+// linked says that packets pass both ways.
+func (w *World) linked(a, b raftfsm.NodeID) bool { return !w.cut[[2]raftfsm.NodeID{a, b}] && !w.cut[[2]raftfsm.NodeID{b, a}] }
+
+func (w *World) passes(from, to raftfsm.NodeID) bool { return !w.cut[[2]raftfsm.NodeID{from, to}] }
+
+// --- Raft
+
+// majority says that the node reaches a majority of the agents.
+func (w *World) majority(id raftfsm.NodeID) bool {
+	members := w.machine.State.Members
+	n := 0
+	for _, m := range members {
+		if a := w.agents[m.ID]; a != nil && a.up && (m.ID == id || w.linked(id, m.ID)) {
+			n++
+		}
+	}
+	return len(members) == 0 || n*2 > len(members)
+}
+
+// Found makes the node found the cluster.
+func (w *World) Found(id raftfsm.NodeID, p raftfsm.Policy) {
+	w.append(raftfsm.Command{Kind: raftfsm.CmdFound, Cluster: clusterID, Policy: &p})
+	w.Join(id)
+	w.Lead(id)
+	w.watchLeader()
+}
+
+// Join makes the node a member.
+func (w *World) Join(id raftfsm.NodeID) {
+	a := w.agents[id]
+	m := raftfsm.Member{ID: id, Name: string(id), Address: string(id) + ":8801", Witness: a.md == nil, ReplicationPassword: "secret"}
+	if a.md != nil {
+		m.MySQLHost, m.MySQLPort = string(id), 3306
+	}
+	w.append(raftfsm.Command{Kind: raftfsm.CmdMember, Member: &m})
+}
+
+// Lead makes the node the coordinator; the one before may not know it yet.
+func (w *World) Lead(id raftfsm.NodeID) {
+	if old := w.leader; old != nil {
+		w.depose(old)
+	}
+	w.term++
+	w.index++ // Raft's own entry
+	c := &coord{id: id, term: w.term, board: newBoard(w, id), run: w.agents[id].run}
+	w.leader, w.lastWhy = c, ""
+	w.say("coordinator %s", id)
+	w.loop(c)
+	for _, o := range w.order {
+		if a := w.agents[o]; a.up {
+			a.report(nil)
+		}
+	}
+}
+
+func (w *World) depose(c *coord) {
+	s := w.machine.State.Clone()
+	c.state, c.until = &s, w.now+w.jitter(0, 500)
+	if w.rng == nil {
+		c.until = 0
+	}
+	w.leader = nil
+}
+
+func (w *World) watchLeader() {
+	if c := w.leader; c != nil && (c.gone(w) || !w.majority(c.id)) {
+		w.depose(c)
+	}
+	if w.leader == nil && !w.electing {
+		w.electing = true
+		w.after(w.jitter(300, 900), func() {
+			w.electing = false
+			var can []raftfsm.NodeID
+			for _, m := range w.machine.State.Members {
+				if a := w.agents[m.ID]; a.up && w.majority(m.ID) {
+					can = append(can, m.ID)
+				}
+			}
+			if w.leader == nil && len(can) > 0 {
+				i := 0
+				if w.rng != nil {
+					i = w.rng.IntN(len(can))
+				}
+				w.Lead(can[i])
+			}
+		})
+	}
+	w.after(w.jitter(40, 60), w.watchLeader)
+}
+
+// append commits an entry.
+func (w *World) append(c raftfsm.Command) raftfsm.Result {
+	w.index++
+	w.commits++
+	before := w.machine.State
+	d, err := raftfsm.Decode(c.Encode())
+	if err != nil {
+		panic(err)
+	}
+	r := w.machine.Apply(w.index, d)
+	w.say("%s", w.describe(c, r))
+	w.checkApplied(&before, c, r)
+	return r
+}
+
+func (w *World) describe(c raftfsm.Command, r raftfsm.Result) string {
+	s := &w.machine.State
+	var b strings.Builder
+	fmt.Fprintf(&b, "commit %d %s", w.index, c.Kind)
+	switch c.Kind {
+	case raftfsm.CmdMember:
+		fmt.Fprintf(&b, " %s", c.Member.Name)
+	case raftfsm.CmdRevoke:
+		fmt.Fprintf(&b, " epoch %d: %s", c.Epoch, c.Why)
+	case raftfsm.CmdPromote:
+		fmt.Fprintf(&b, " epoch %d: %s A=%s k=%d floor %s", c.Epoch, c.Primary, ackText(c.Ackers), c.K, c.Floor)
+	case raftfsm.CmdSettle:
+		fmt.Fprintf(&b, " epoch %d", c.Epoch)
+	case raftfsm.CmdIntent:
+		switch i := c.Intent; {
+		case i == nil:
+			b.WriteString(" none")
+		case i.Kind == raftfsm.IntentRemove:
+			fmt.Fprintf(&b, " remove %s", i.Node)
+		default:
+			fmt.Fprintf(&b, " raise k to %d", i.K)
+		}
+	case raftfsm.CmdAcks:
+		fmt.Fprintf(&b, " A=%s k=%d", ackText(c.Ackers), c.K)
+		if c.Why != "" {
+			b.WriteString(": " + c.Why)
+		}
+	case raftfsm.CmdCheckpoint:
+		for _, p := range c.Checkpoints {
+			fmt.Fprintf(&b, " %s %s", p.Node, p.Set)
+		}
+	case raftfsm.CmdRebuild:
+		fmt.Fprintf(&b, " %s from %s: %s", c.Rebuild.Recipient, c.Rebuild.Donor, c.Rebuild.Why)
+	case raftfsm.CmdRebuildEnd, raftfsm.CmdRemoveMember:
+		fmt.Fprintf(&b, " %s %s", c.Node, c.Why)
+	}
+	if r.Dropped != "" {
+		fmt.Fprintf(&b, " — dropped: %s", r.Dropped)
+	}
+	_ = s
+	return b.String()
+}
+
+func ackText(as []raftfsm.Acker) string {
+	var ids []string
+	for _, a := range as {
+		ids = append(ids, string(a.Node))
+	}
+	return "{" + strings.Join(ids, ",") + "}"
+}
+
+// --- coordinator
+
+func (w *World) loop(c *coord) {
+	if c.gone(w) {
+		return
+	}
+	w.decide(c)
+	w.after(w.jitter(90, 110), func() { w.loop(c) })
+}
+
+// kick makes the coordinator look again.
+func (w *World) kick(c *coord) {
+	if !w.noKick {
+		w.after(0, func() { w.decide(c) })
+	}
+}
+
+func (w *World) decide(c *coord) {
+	if c.busy || c.gone(w) {
+		return
+	}
+	s := c.state
+	if s == nil {
+		s = &w.machine.State
+	}
+	state := s.Clone()
+	d := raftfsm.Decide(state, c.board.view(&state))
+	if len(d.Commit) > 0 && len(d.Do) > 0 {
+		w.violate("a decision has both commands and orders")
+	}
+	if c.state == nil && d.Why != w.lastWhy {
+		w.lastWhy = d.Why
+		if d.Why != "" {
+			w.say("  (%s)", d.Why)
+		}
+	}
+	if len(d.Commit) > 0 {
+		if c.state == nil {
+			c.busy = true
+			w.after(w.jitter(1, 8), func() { w.commit(c, d.Commit) })
+		}
+		return
+	}
+	for _, o := range d.Do {
+		w.send(c, o)
+	}
+	if d.Handover != "" && c.state == nil {
+		w.say("handover to %s", d.Handover)
+		w.Lead(d.Handover)
+	}
+}
+
+func (w *World) commit(c *coord, cmds []raftfsm.Command) {
+	c.busy = false
+	for _, cmd := range cmds {
+		if w.leader != c {
+			// Its entry may still be in the log of the next leader, or not.
+			if w.chance(50) && c.term+1 == w.term {
+				w.append(cmd)
+			}
+			return
+		}
+		if w.append(cmd); cmd.Kind == raftfsm.CmdCheckpoint {
+			for _, p := range cmd.Checkpoints {
+				n := c.board.node(p.Node)
+				n.checkAt, n.checked = w.now, true
+			}
+		}
+	}
+	w.kick(c)
+}
+
+func orderText(o raftfsm.Order) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s to %s", o.Op, o.To)
+	switch o.Op {
+	case raftfsm.OpPromote, raftfsm.OpSetAcks:
+		fmt.Fprintf(&b, " k=%d", o.K)
+	case raftfsm.OpFollow:
+		fmt.Fprintf(&b, " source %s", o.Source.Node)
+		if o.Ack {
+			b.WriteString(" acknowledging")
+		}
+		if o.Discard {
+			b.WriteString(" discarding what was received")
+		}
+	case raftfsm.OpBarrier:
+		fmt.Fprintf(&b, " within {%s}", strings.Join(o.Allowed, ","))
+	case raftfsm.OpLockOut:
+		fmt.Fprintf(&b, " of %s", o.Account)
+	case raftfsm.OpAccounts:
+		for _, a := range o.Accounts {
+			fmt.Fprintf(&b, " %s", a.User)
+		}
+	case raftfsm.OpRebuild:
+		fmt.Fprintf(&b, " from %s", o.Source.Node)
+	}
+	return b.String()
+}
+
+func (w *World) send(c *coord, o raftfsm.Order) {
+	w.orders++
+	c.board.sent(o)
+	w.say("  order %s", orderText(o))
+	deliver := func() { w.deliver(c, o) }
+	if i := slices.IndexFunc(w.holds, func(h hold) bool { return h.op == o.Op && h.to == o.To }); i >= 0 {
+		w.say("  held: %s", orderText(o))
+		w.held = append(w.held, &heldOrder{w.holds[i], deliver})
+		return
+	}
+	w.after(w.transit(), deliver)
+	if w.slow && w.chance(4) {
+		w.after(w.rng.Int64N(3000), deliver) // twice
+	}
+}
+
+func (w *World) deliver(c *coord, o raftfsm.Order) {
+	a := w.agents[o.To]
+	answer := func(ans raftfsm.Answer) {
+		w.after(w.transit(), func() {
+			if c.gone(w) || !w.passes(o.To, c.id) || w.slow && w.chance(3) {
+				return
+			}
+			if c.state == nil {
+				w.say("  answer %s", answerText(o, ans))
+			}
+			c.board.answered(o, ans)
+			w.kick(c)
+		})
+	}
+	if !w.passes(c.id, o.To) || w.slow && w.chance(3) {
+		return // lost; the coordinator sees it at the deadline
+	}
+	if a == nil || !a.up {
+		answer(raftfsm.Answer{Token: o.Token, Op: o.Op, Code: raftfsm.CodeUnreachable, Err: "connection refused"})
+		return
+	}
+	a.execute(o, answer)
+}
+
+func answerText(o raftfsm.Order, a raftfsm.Answer) string {
+	if !a.OK {
+		return fmt.Sprintf("%s of %s: %s %s", a.Op, o.To, a.Code, a.Err)
+	}
+	text := fmt.Sprintf("%s of %s", a.Op, o.To)
+	if a.Op == raftfsm.OpSeal || a.Op == raftfsm.OpPrepare {
+		text += fmt.Sprintf(": executed %s", a.Executed)
+		if !a.Executed.Contains(a.Received) {
+			text += fmt.Sprintf(" received %s", a.Received)
+		}
+		if !a.Running {
+			text += ", down"
+		}
+	}
+	return text
+}
+
+// sendReport gives a report to the coordinator and its grant to then.
+func (w *World) sendReport(a *Agent, r *raftfsm.Report, then func(raftfsm.Grant, bool)) {
+	c := w.leader
+	w.after(w.transit(), func() {
+		if c == nil || c.gone(w) || !w.passes(a.id, c.id) {
+			then(raftfsm.Grant{}, false)
+			return
+		}
+		c.board.reported(r)
+		w.kickOn(c, r)
+		if w.leader != c || !w.majority(c.id) { // VerifyLeader
+			return
+		}
+		g := raftfsm.GrantFor(&w.machine.State, r.Node)
+		w.after(w.transit(), func() {
+			if w.passes(c.id, a.id) {
+				then(g, true)
+			}
+		})
+	})
+}
+
+func (w *World) kickOn(c *coord, r *raftfsm.Report) {
+	if r.Mysqld == raftfsm.MysqldDown || w.chance(20) {
+		w.kick(c)
+	}
+}
+
+// --- faults
+
+// KillMysqld is SIGKILL; its agent notices at once.
+func (w *World) KillMysqld(id raftfsm.NodeID) {
+	if m := w.mysqld(id); m != nil {
+		m.kill()
+		if a := w.agents[id]; a.up {
+			w.after(w.jitter(1, 3), func() {
+				if a.up {
+					a.report(nil)
+				}
+			})
+		}
+	}
+}
+
+// KillAgent is SIGKILL; its mysqld goes on.
+func (w *World) KillAgent(id raftfsm.NodeID) {
+	if w.agents[id].up {
+		w.agents[id].kill()
+	}
+}
+
+// StartAgent starts a dead agent.
+func (w *World) StartAgent(id raftfsm.NodeID) {
+	if !w.agents[id].up {
+		w.agents[id].start()
+	}
+}
+
+// KillHost loses power: nothing that is in memory or in /run is left.
+func (w *World) KillHost(id raftfsm.NodeID) {
+	w.KillAgent(id)
+	w.agents[id].leaseEnd = 0
+	if m := w.mysqld(id); m != nil {
+		m.kill()
+	}
+}
+
+// Cut stops packets; ids alone means from all others and to them.
+func (w *World) Cut(from, to raftfsm.NodeID) { w.cut[[2]raftfsm.NodeID{from, to}] = true }
+
+// Isolate cuts a host off.
+func (w *World) Isolate(id raftfsm.NodeID) {
+	for _, o := range w.order {
+		if o != id {
+			w.Cut(id, o)
+			w.Cut(o, id)
+		}
+	}
+}
+
+// Heal restores the network.
+func (w *World) Heal() { clear(w.cut) }
+
+// --- clients
+
+// Write is one client's insert; false if the server takes none.
+func (w *World) Write(id raftfsm.NodeID, body string) (*Row, bool) {
+	m := w.mysqld(id)
+	if m == nil || !m.usable() || m.sro || m.setting != nil {
+		return nil, false
+	}
+	r := &Row{Body: body, Node: id}
+	w.rows = append(w.rows, r)
+	r.t = m.commit(body, func(ok bool) {
+		r.OK, r.Gone = ok, !ok
+		if ok {
+			w.checkAcknowledged(r, m)
+		}
+	})
+	if r.OK {
+		w.checkAcknowledged(r, m)
+	}
+	return r, true
+}
+
+// --- checkers
+
+// holds says that the server's engine has the row with this content.
+func (m *Mysqld) holds(r *Row) bool {
+	t := m.rows[r.t.key]
+	return t != nil && t.Body == r.Body
+}
+
+// checkAcknowledged is S1: an OK from a server that does not reign is legal only
+// for a row that the one that reigns holds.
+func (w *World) checkAcknowledged(r *Row, m *Mysqld) {
+	s := &w.machine.State
+	if r.t == nil { // committed at once: looked at when Write has it
+		return
+	}
+	w.say("  OK %s from %s", r.Body, r.Node)
+	if s.Primary != m.node && !w.mysqld(s.Primary).holds(r) {
+		w.violate("S1: %s acknowledged %s while %s reigns in epoch %d and does not hold it", m.node, r.Body, s.Primary, s.Epoch)
+	}
+}
+
+// checkApplied looks at each committed command.
+func (w *World) checkApplied(before *raftfsm.State, c raftfsm.Command, r raftfsm.Result) {
+	s := &w.machine.State
+	if s.Epoch < before.Epoch {
+		w.violate("S3: epoch went back from %d to %d", before.Epoch, s.Epoch)
+	}
+	if s.Epoch == before.Epoch && s.Primary != before.Primary {
+		w.violate("S3: two primaries in epoch %d", s.Epoch)
+	}
+	if r.Dropped != "" || c.Kind != raftfsm.CmdPromote {
+		return
+	}
+	m := w.mysqld(s.Primary)
+	for _, r := range w.rows {
+		if r.OK && !m.holds(r) {
+			w.violate("S2: %s was acknowledged by %s and is not on %s, promoted in epoch %d", r.Body, r.Node, m.node, s.Epoch)
+		}
+	}
+	if !c.Floor.Contains(before.Floor) {
+		w.violate("S2: the floor fell")
+	}
+	w.checkContents()
+}
+
+// checkContents: no GTID has two contents.
+func (w *World) checkContents() {
+	all := map[string]*Txn{}
+	for _, id := range w.order {
+		m := w.mysqld(id)
+		if m == nil {
+			continue
+		}
+		for k, t := range m.rows {
+			if o := all[k]; o != nil && o.Body != t.Body {
+				w.violate("S5: %s is %q and %q", k, o.Body, t.Body)
+			}
+			all[k] = t
+		}
+	}
+}
+
+// swapping is S7: the data that are replaced hold no last copy.
+func (w *World) swapping(a *Agent, donor *Mysqld) {
+	w.say("  data of %s replaced by a copy of %s", a.id, donor.node)
+	for _, r := range w.rows {
+		if !r.OK || !a.md.holds(r) {
+			continue
+		}
+		n := 0
+		for _, id := range w.order {
+			if m := w.mysqld(id); m != nil && m != a.md && m.holds(r) {
+				n++
+			}
+		}
+		if n == 0 && !donor.holds(r) {
+			w.violate("S7: the data of %s were the last copy of %s", a.id, r.Body)
+		}
+	}
+}
+
+// lacking gives acknowledged rows that a server does not hold.
+func (w *World) lacking(m *Mysqld) []string {
+	var out []string
+	for _, r := range w.rows {
+		if r.OK && !m.holds(r) {
+			out = append(out, r.Body)
+		}
+	}
+	return out
+}
+
+// Unhealthy says what is missing to a cluster that is well; empty: nothing.
+func (w *World) Unhealthy() string {
+	s := &w.machine.State
+	p := w.mysqld(s.Primary)
+	switch {
+	case w.leader == nil:
+		return "no coordinator"
+	case s.Phase != raftfsm.PhaseSettled:
+		return fmt.Sprintf("phase is %q: %s", s.Phase, w.lastWhy)
+	case p == nil || !p.usable() || p.sro || len(p.waiters) > 0:
+		return "the primary is not open or commits wait"
+	case s.Intent != nil:
+		return "an intent is under way"
+	case s.K != s.KPolicy():
+		return fmt.Sprintf("k is %d, not %d: %s", s.K, s.KPolicy(), w.lastWhy)
+	case p.sourceOn && p.k != s.K || p.sourceOn != (s.K > 0):
+		return "the primary enforces another k"
+	case len(s.Rebuilds) > 0:
+		return "a rebuild is under way"
+	}
+	for _, m := range s.DataMembers() {
+		d := w.mysqld(m.ID)
+		if m.ID == s.Primary {
+			continue
+		}
+		if d.link == nil || d.linkTo != p || !d.executed.Equal(p.executed) {
+			return fmt.Sprintf("%s does not follow: %s %s", m.ID, d.ioErr, w.lastWhy)
+		}
+		if _, acker := s.Acker(m.ID); !acker || !d.link.ack {
+			return fmt.Sprintf("%s does not acknowledge: %s", m.ID, w.lastWhy)
+		}
+	}
+	return ""
+}
+
+// Describe shows the state and each server on a line.
+func (w *World) Describe() string {
+	s := &w.machine.State
+	var b strings.Builder
+	fmt.Fprintf(&b, "epoch %d %s, primary %s, A=%s k=%d, floor %s, %s\n", s.Epoch, s.Phase, s.Primary, ackText(s.Ackers), s.K, s.Floor, s.Policy.Availability)
+	for _, id := range w.order {
+		a, m := w.agents[id], w.mysqld(id)
+		fmt.Fprintf(&b, "%s:", id)
+		if !a.up {
+			b.WriteString(" agent dead,")
+		}
+		switch {
+		case m == nil:
+			b.WriteString(" witness")
+		case m.starting:
+			b.WriteString(" mysqld starting")
+		case !m.up:
+			fmt.Fprintf(&b, " mysqld down, binlog %s", m.loggedS.Union(m.executed))
+		default:
+			b.WriteString(" executed " + m.executed.String())
+			if !m.executed.Contains(m.received) {
+				b.WriteString(", received " + m.received.String())
+			}
+			if len(m.waiters) > 0 {
+				fmt.Fprintf(&b, ", %d commits wait", len(m.waiters))
+			}
+			if !m.sro {
+				b.WriteString(", writable")
+			}
+			if m.sourceOn {
+				fmt.Fprintf(&b, ", waits for %d", m.k)
+			}
+			if m.channel != "" {
+				fmt.Fprintf(&b, ", from %s", m.channel)
+				switch {
+				case !m.io:
+					b.WriteString(" (stopped)")
+				case m.link == nil:
+					fmt.Fprintf(&b, " (%s)", m.ioErr)
+				case m.link.ack:
+					b.WriteString(" acknowledging")
+				}
+			}
+		}
+		b.WriteString("\n")
+	}
+	return w.text(b.String())
+}
+
+func (w *World) set(m *Mysqld) gtid.Set { return m.executed }
