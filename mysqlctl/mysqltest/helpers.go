@@ -3,7 +3,9 @@ package mysqltest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -107,8 +109,21 @@ func (n *Node) Signal(sig syscall.Signal) {
 	}
 }
 
-// Freeze stops mysqld until the test ends or Thaw.
-func (n *Node) Freeze() { n.Signal(syscall.SIGSTOP) }
+// Freeze stops mysqld until the test ends or Thaw, and waits until each of its
+// threads stands.
+func (n *Node) Freeze() {
+	n.t.Helper()
+	n.Signal(syscall.SIGSTOP)
+	Eventually(n.t, 10*time.Second, "mysqld stands", func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", n.PID()))
+		for _, stat := range threads {
+			if text, err := os.ReadFile(stat); err == nil && !strings.Contains(string(text), ") T ") {
+				return false
+			}
+		}
+		return true
+	})
+}
 
 // Thaw lets it go on.
 func (n *Node) Thaw() { n.Signal(syscall.SIGCONT) }
