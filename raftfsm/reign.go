@@ -2,6 +2,7 @@ package raftfsm
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"ha/mysqlctl/gtid"
@@ -198,6 +199,10 @@ func (d *decider) replica(p *NodeView, m Member) {
 			return
 		}
 		_, acker := d.s.Acker(m.ID)
+		if lacks := d.cannotBeServed(r); lacks != "" {
+			d.diverged(m, lacks)
+			return
+		}
 		if d.follows(r, acker) && (p.Seen < n.Seen || d.errantOf(p, r).IsEmpty()) {
 			return
 		}
@@ -223,7 +228,7 @@ func (d *decider) follow(p, n *NodeView, m Member, acker bool) {
 	r := n.Report
 	errant := d.errantOf(p, r)
 	if !errant.IsEmpty() {
-		d.diverged(m, errant)
+		d.diverged(m, "errant transactions "+errant.String())
 		return
 	}
 	// What is received, not applied, not the primary's own and not at the
@@ -243,26 +248,42 @@ func (d *decider) errantOf(p *NodeView, r *Report) gtid.Set {
 	return errant.Minus(errant.Only(d.s.PrimaryUUID))
 }
 
-// diverged grants a rebuild, where the policy lets it happen without a person.
-func (d *decider) diverged(m Member, errant gtid.Set) {
-	if _, acker := d.s.Acker(m.ID); acker {
-		d.why("%s has errant transactions %s and is in the ack set", m.Name, errant)
-		return // it leaves as one that is detached
+// cannotBeServed says why the primary's binary logs will never bring the node up
+// to date: a receiver that ends with such an error ends so each time.
+func (d *decider) cannotBeServed(r *Report) string {
+	p, _ := d.s.Member(d.s.Primary)
+	c := r.Replica
+	switch {
+	case c == nil || c.IORunning || c.SourceHost != p.MySQLHost || c.SourcePort != p.MySQLPort:
+	case strings.Contains(c.IOError, "purged required binary logs"):
+		return "it lacks what the primary has purged"
+	case strings.Contains(c.IOError, "more GTIDs than the source"):
+		return "it holds transactions of the primary that the primary lacks"
 	}
+	return ""
+}
+
+// diverged grants a rebuild, where the policy lets it happen without a person.
+func (d *decider) diverged(m Member, errant string) {
+	if _, acker := d.s.Acker(m.ID); acker {
+		d.why("%s has diverged (%s) and is in the ack set", m.Name, errant)
+		return // it leaves first
+	}
+	r := d.v.Node(m.ID).Report
 	donor, ok := d.donor(m.ID)
 	switch {
-	case d.v.Node(m.ID).Report.ClusterOnDisk != d.s.Cluster:
+	case r.ClusterOnDisk != d.s.Cluster && !r.Position().IsEmpty():
 		d.why("%s holds data that did not come from this cluster (%s): they are not replaced without a person", m.Name, errant)
 	case !d.s.Policy.RebuildDiverged:
 		d.why("%s has diverged (%s); the policy leaves rebuilding to you", m.Name, errant)
-	case d.lossyEnd(m.ID):
+	case d.lossyEnd(m.ID) && !d.errantOf(d.v.Node(d.s.Primary), r).IsEmpty():
 		d.why("%s has diverged (%s) and may hold the last copy of acknowledged rows: it is not rebuilt without a person", m.Name, errant)
 	case m.RebuildsFailed >= maxRebuilds:
 		d.why("%s has diverged (%s) and %d rebuilds failed: look at its log", m.Name, errant, m.RebuildsFailed)
 	case !ok:
 		d.why("%s has diverged (%s) and no donor is free", m.Name, errant)
 	default:
-		d.commit(Command{Kind: CmdRebuild, Rebuild: &Rebuild{Recipient: m.ID, Donor: donor, Why: "diverged: " + errant.String()}})
+		d.commit(Command{Kind: CmdRebuild, Rebuild: &Rebuild{Recipient: m.ID, Donor: donor, Why: errant}})
 	}
 }
 

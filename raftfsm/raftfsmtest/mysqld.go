@@ -325,9 +325,9 @@ func (m *Mysqld) connect() {
 	case !src.accounts[m.node]:
 		m.ioErr = "account locked or unknown"
 	case !src.loggedS.Union(src.executed).Contains(m.position().Only(src.uuid)):
-		m.ioErr = "1236: more GTIDs than the source"
+		m.io, m.ioErr = false, "1236: replica has more GTIDs than the source has"
 	case !m.position().Contains(src.purged):
-		m.ioErr = "1236: purged"
+		m.io, m.ioErr = false, "1236: the source purged required binary logs"
 	default:
 		m.ioErr = ""
 		m.w.conns++

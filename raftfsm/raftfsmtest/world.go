@@ -83,7 +83,7 @@ type coord struct {
 	busy  bool
 	state *raftfsm.State // of a deposed one: as it was
 	until int64          // a deposed one gives orders that long
-	run   int // of its agent
+	run   int            // of its agent
 }
 
 // gone says that the coordinator's process is no more.
@@ -256,7 +256,9 @@ func (w *World) pump(m *Mysqld) {
 }
 
 // linked says that packets pass both ways.
-func (w *World) linked(a, b raftfsm.NodeID) bool { return !w.cut[[2]raftfsm.NodeID{a, b}] && !w.cut[[2]raftfsm.NodeID{b, a}] }
+func (w *World) linked(a, b raftfsm.NodeID) bool {
+	return !w.cut[[2]raftfsm.NodeID{a, b}] && !w.cut[[2]raftfsm.NodeID{b, a}]
+}
 
 func (w *World) passes(from, to raftfsm.NodeID) bool { return !w.cut[[2]raftfsm.NodeID{from, to}] }
 
