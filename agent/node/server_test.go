@@ -84,7 +84,7 @@ func TestRealFailover(t *testing.T) {
 		t.Errorf("%+v; sealed with %s", back, dead.Executed)
 	}
 	a.Exec("SET GLOBAL super_read_only = OFF", "INSERT INTO app.t (v) VALUES ('errant')")
-	mysqltest.Eventually(t, 5*time.Second, "closed again", func() bool { return a.MustStatus().SuperReadOnly })
+	mysqltest.Eventually(t, 5*time.Second, "closed again", func() bool { return a.MustStatus().SuperReadOnly && a.n.fence.armed() == 0 })
 	if a.Rows(allRows) == best.Rows(allRows) {
 		t.Fatal("it has not diverged")
 	}
