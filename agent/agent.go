@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ha/agent/api"
+	"ha/agent/node"
 	"ha/agent/raftnode"
 	"ha/agent/wire"
 	"ha/gossip"
@@ -90,6 +92,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return api.Failed("node id: %w", err)
 	}
 	a.id = raftfsm.NodeID(id)
+	if err := openStored(a.cfg.DataDir, fresh); err != nil {
+		return err
+	}
 	identity, err := wire.NewIdentity(wire.DeriveKeys(a.cfg.Secret), id)
 	if err != nil {
 		return api.Failed("certificate: %w", err)
@@ -129,6 +134,20 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		err = nil
 	}
 	return err
+}
+
+// openStored makes a new node's token file, and refuses to go on without an old
+// one's: an agent that forgot the orders it obeyed would obey old ones again.
+func openStored(dir string, fresh bool) error {
+	if _, err := os.Stat(filepath.Join(dir, node.TokenFile)); !fresh && errors.Is(err, fs.ErrNotExist) {
+		return api.Refused("HA-TORN", "%s has a node id but no token file: part of it was lost", dir).
+			WithHint("empty it and start the agent with --join: it comes back as a new node under its old name")
+	}
+	t, err := node.OpenTokens(dir)
+	if err != nil {
+		return api.Failed("token file: %w", err)
+	}
+	return t.Close()
 }
 
 // watchFatal ends the agent for a reason that came up elsewhere.

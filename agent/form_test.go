@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"ha/agent/api"
+	"ha/agent/node"
+	"ha/raftfsm"
 )
 
 // These tests start real agents with real Raft, gossip and TLS on loopback, but
@@ -378,4 +380,28 @@ func TestReplacedUnderItsOldName(t *testing.T) {
 		}
 		return true, ""
 	})
+}
+
+// An agent that lost its token file, but not its id, would obey old orders.
+func TestLostTokenFile(t *testing.T) {
+	a := mustStart(t, witness(t, "n1", testAddr(t)))
+	oneCluster(t, []*runningAgent{a}, 1)
+	a.halt(t)
+	if err := os.Remove(filepath.Join(a.cfg.DataDir, node.TokenFile)); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, mustStart(t, a.cfg).ended(t), api.ExitRefused, "HA-TORN", "--join")
+}
+
+// What raftfsm refuses in an acker has to be what mysqlctl reports.
+func TestAckProblemsAreReported(t *testing.T) {
+	source, err := os.ReadFile("../mysqlctl/checks.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range raftfsm.AckProblems {
+		if !strings.Contains(string(source), `"`+code+`"`) {
+			t.Errorf("mysqlctl never reports %s", code)
+		}
+	}
 }

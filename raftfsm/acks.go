@@ -39,7 +39,7 @@ func (d *decider) addAcker(p *NodeView) bool {
 // is well and near, its settings are right.
 func (d *decider) mayEnter(p *NodeView, m Member) bool {
 	n := d.v.Node(m.ID)
-	if _, leased := d.s.Rebuild(m.ID); leased || !d.fresh(n) || n.Report.Mysqld != MysqldRunning || p.Seen < n.Seen {
+	if _, leased := d.s.Rebuild(m.ID); leased || !d.fresh(n) || n.Report.Mysqld != MysqldRunning {
 		return false
 	}
 	r := n.Report
@@ -51,15 +51,17 @@ func (d *decider) mayEnter(p *NodeView, m Member) bool {
 	return d.errantOf(p, r).IsEmpty() && p.Report.Executed.Minus(r.Position()).Count() <= entryBehind
 }
 
+// AckProblems are the codes of the problems, as agents report them, with which a
+// node's acknowledgement is worth nothing: what it acknowledges it may lose in a
+// power loss or a restart, or never hold.
+var AckProblems = []string{
+	"HA-SYNC-BINLOG", "HA-FLUSH-LOG", "HA-DOUBLEWRITE", "HA-SYNC-RELAY", "HA-RELAY-RECOVERY",
+	"HA-GTID-OFF", "HA-BINLOG-OFF", "HA-CHANNELS", "HA-DELAY", "HA-FILTER", "HA-AUTO-POSITION", "HA-NO-SEMISYNC",
+}
+
 // durability picks the problems that make an ack worthless.
 func durability(ps []Problem) []Problem {
-	var out []Problem
-	for _, p := range ps {
-		if p.Code == "HA-DURABILITY" || p.Code == "HA-CHANNELS" || p.Code == "HA-DELAY" {
-			out = append(out, p)
-		}
-	}
-	return out
+	return slices.DeleteFunc(slices.Clone(ps), func(p Problem) bool { return !slices.Contains(AckProblems, p.Code) })
 }
 
 // removeAcker begins to remove an acker that is detached, whose applier stands
@@ -92,7 +94,7 @@ func (d *decider) shouldLeave(p *NodeView, a Acker) bool {
 	if !d.fresh(n) || n.Report.Mysqld != MysqldRunning || n.Report.Replica == nil || d.v.PhaseAge < d.s.Policy.AckerGone {
 		return false
 	}
-	if p.Seen > n.Seen && !d.errantOf(p, n.Report).IsEmpty() {
+	if !d.provenErrant(p, n).IsEmpty() {
 		return true
 	}
 	c := n.Report.Replica

@@ -94,10 +94,13 @@ type Tokens struct {
 	now Stored
 }
 
-// OpenTokens opens the file "token" in dir, or makes it: dir is then a new
+// TokenFile is the name of the file.
+const TokenFile = "token"
+
+// OpenTokens opens the token file in dir, or makes it: dir is then a new
 // node's.
 func OpenTokens(dir string) (*Tokens, error) {
-	path := filepath.Join(dir, "token")
+	path := filepath.Join(dir, TokenFile)
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := makeTokens(dir, path); err != nil {
