@@ -146,8 +146,11 @@ func (d *decider) lowerShort() bool {
 		return false
 	}
 	p := d.v.Node(d.s.Primary)
-	if !d.fresh(p) || p.Report.LeaseEpoch != d.s.Epoch {
-		return false // only on a living, leased primary
+	if !d.fresh(p) || p.Report.LeaseEpoch != d.s.Epoch || p.Age > d.s.Policy.AcksShort/2 {
+		// Only on a living, leased primary: the ackers of one that has just died
+		// are detached too, and with k = 0 nobody could succeed it.
+		d.recheck(retryStep)
+		return false
 	}
 	d.commit(Command{Kind: CmdAcks, Ackers: d.s.Ackers, K: have,
 		Why: "only " + plural(have) + " of the ackers attached"})

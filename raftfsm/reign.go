@@ -203,14 +203,15 @@ func (d *decider) replica(p *NodeView, m Member) {
 			d.diverged(m, lacks)
 			return
 		}
-		if d.follows(r, acker) && (p.Seen < n.Seen || d.errantOf(p, r).IsEmpty()) {
-			return
+		switch errant := d.provenErrant(p, n); {
+		case !errant.IsEmpty():
+			d.diverged(m, "errant transactions "+errant.String())
+		case d.follows(r, acker):
+		case !d.errantOf(p, r).IsEmpty():
+			d.recheck(retryStep) // perhaps the primary's report is only too old
+		default:
+			d.follow(p, n, m, acker)
 		}
-		if p.Seen < n.Seen || n.Seen == 0 {
-			d.recheck(retryStep) // the set is read first, then the primary's
-			return
-		}
-		d.follow(p, n, m, acker)
 	}
 }
 
@@ -226,11 +227,6 @@ func (d *decider) follows(r *Report, acker bool) bool {
 
 func (d *decider) follow(p, n *NodeView, m Member, acker bool) {
 	r := n.Report
-	errant := d.errantOf(p, r)
-	if !errant.IsEmpty() {
-		d.diverged(m, "errant transactions "+errant.String())
-		return
-	}
 	// What is received, not applied, not the primary's own and not at the
 	// primary is proven unacknowledged.
 	surplus := r.Received.Minus(p.Report.Executed)
@@ -246,6 +242,21 @@ func (d *decider) follow(p, n *NodeView, m Member, acker bool) {
 func (d *decider) errantOf(p *NodeView, r *Report) gtid.Set {
 	errant := r.Executed.Minus(p.Report.Executed)
 	return errant.Minus(errant.Only(d.s.PrimaryUUID))
+}
+
+// provenErrant is what of it the member had before the primary's set was read. A
+// subset is one in whatever order the two were read; a surplus is not. Reports
+// come at even intervals, the primary's perhaps always just before the member's:
+// then its checkpoint, which is older than both, says it.
+func (d *decider) provenErrant(p, n *NodeView) gtid.Set {
+	errant := d.errantOf(p, n.Report)
+	switch {
+	case errant.IsEmpty() || p.Seen > n.Seen:
+		return errant
+	case p.Age < n.CheckpointAge:
+		return errant.Intersect(d.s.Checkpoint(n.ID))
+	}
+	return gtid.Set{}
 }
 
 // cannotBeServed says why the primary's binary logs will never bring the node up

@@ -527,7 +527,7 @@ func (t *task) barrier() {
 	}
 	t.later(func() {
 		switch {
-		case !m.usable() || m.sro:
+		case !m.usable() || m.sro || m.setting != nil:
 			t.fail(raftfsm.CodeFailed, "1290: read-only")
 			return
 		case len(t.strays()) > 0:

@@ -518,6 +518,11 @@ func (w *World) send(c *coord, o raftfsm.Order) {
 	c.board.sent(o)
 	w.say("  order %s", orderText(o))
 	deliver := func() { w.deliver(c, o) }
+	w.after(orderBounds[o.Op], func() { // an answer that was lost
+		if !c.gone(w) {
+			c.board.answered(o, raftfsm.Answer{Token: o.Token, Op: o.Op, Code: raftfsm.CodeUnreachable, Err: "no answer"})
+		}
+	})
 	if i := slices.IndexFunc(w.holds, func(h hold) bool { return h.op == o.Op && h.to == o.To }); i >= 0 {
 		w.say("  held: %s", orderText(o))
 		w.held = append(w.held, &heldOrder{w.holds[i], deliver})
