@@ -144,9 +144,10 @@ func (b *bare) run(ctx context.Context, s *bareServer) error {
 	if err := errors.Join(os.RemoveAll(data), sandbox.CopyData(filepath.Join(b.dir, "template"), data)); err != nil {
 		return err
 	}
+	s.id += 10 // a replica skips what a server with its own id wrote
 	args := []string{
 		"--no-defaults", "--datadir=" + data, "--socket=" + s.socket(), "--pid-file=" + filepath.Join(s.dir, "pid"),
-		"--log-error=" + filepath.Join(s.dir, "log"), "--bind-address=" + s.ip, "--port=3306", fmt.Sprintf("--server-id=%d", s.id),
+		"--log-error=" + filepath.Join(s.dir, "log.err"), "--bind-address=" + s.ip, "--port=3306", fmt.Sprintf("--server-id=%d", s.id),
 		"--gtid-mode=ON", "--enforce-gtid-consistency=ON", "--log-bin=binlog", "--super-read-only=ON", "--skip-replica-start",
 		"--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1", "--sync-relay-log=1", "--relay-log-recovery=OFF",
 		"--plugin-load-add=semisync_source.so;semisync_replica.so", "--loose-rpl-semi-sync-replica-enabled=ON",
@@ -193,6 +194,9 @@ func (s *bareServer) await(ctx context.Context, bound time.Duration, ok func(con
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w", s.name, ctx.Err())
+		case <-s.exited:
+			log, _ := os.ReadFile(filepath.Join(s.dir, "log.err"))
+			return fmt.Errorf("%s has ended:\n%s", s.name, log)
 		case <-time.After(2 * time.Millisecond):
 		}
 	}

@@ -41,12 +41,16 @@ func run(ctx context.Context) error {
 	binary := flag.String("ha", "", "path of ha; built if empty")
 	flag.Parse()
 
-	gaps, verdict, err := measure(ctx, *binary, *base, *rounds, *pace)
-	if err != nil {
-		return err
+	var gaps []time.Duration
+	var verdict load.Verdict
+	if *rounds > 0 {
+		var err error
+		if gaps, verdict, err = measure(ctx, *binary, *base, *rounds, *pace); err != nil {
+			return err
+		}
+		report("ha", gaps)
+		fmt.Println(verdict)
 	}
-	report("ha", gaps)
-	fmt.Println(verdict)
 	if *bareRounds > 0 {
 		bare, err := measureBare(ctx, *base, *bareRounds, *pace)
 		if err != nil {
