@@ -81,14 +81,19 @@ func (d *decider) removeAcker(p *NodeView) bool {
 	return false
 }
 
-// attachedBut counts the attached ackers but for one.
+// attachedBut counts the attached ackers but for one that is to leave. Of those
+// that are as silent as that one, none counts.
 func (d *decider) attachedBut(id NodeID) int {
-	return len(without(d.attached(), id))
+	return len(slices.DeleteFunc(d.attached(), func(a Acker) bool {
+		return a.Node == id || d.v.Node(a.Node).Age > d.s.Policy.Lease
+	}))
 }
 
 func (d *decider) shouldLeave(p *NodeView, a Acker) bool {
 	n := d.v.Node(a.Node)
-	if n.Detached >= d.s.Policy.AckerGone {
+	// An acker without an agent acknowledges, but cannot be sealed: with it in A
+	// a dead primary could not be succeeded.
+	if n.Detached >= d.s.Policy.AckerGone || n.Age > d.s.Policy.Lease {
 		return true
 	}
 	if !d.fresh(n) || n.Report.Mysqld != MysqldRunning || n.Report.Replica == nil || d.v.PhaseAge < d.s.Policy.AckerGone {

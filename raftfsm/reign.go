@@ -287,7 +287,7 @@ func (d *decider) diverged(m Member, errant string) {
 		d.why("%s holds data that did not come from this cluster (%s): they are not replaced without a person", m.Name, errant)
 	case !d.s.Policy.RebuildDiverged:
 		d.why("%s has diverged (%s); the policy leaves rebuilding to you", m.Name, errant)
-	case d.lossyEnd(m.ID) && !d.errantOf(d.v.Node(d.s.Primary), r).IsEmpty():
+	case d.lossyEnd(d.errantOf(d.v.Node(d.s.Primary), r)):
 		d.why("%s has diverged (%s) and may hold the last copy of acknowledged rows: it is not rebuilt without a person", m.Name, errant)
 	case m.RebuildsFailed >= maxRebuilds:
 		d.why("%s has diverged (%s) and %d rebuilds failed: look at its log", m.Name, errant, m.RebuildsFailed)
@@ -298,12 +298,17 @@ func (d *decider) diverged(m Member, errant string) {
 	}
 }
 
-// lossyEnd says that the node's last reign acknowledged rows that perhaps
-// nobody else has.
-func (d *decider) lossyEnd(id NodeID) bool {
-	for i := len(d.s.History) - 1; i >= 0; i-- {
-		if r := d.s.History[i]; r.Primary == id && r.Epoch != d.s.Epoch {
-			return r.Async || r.Lossy
+// lossyEnd says that some of these transactions were written in a reign that may
+// have acknowledged rows that nobody else has: the last one of their server.
+func (d *decider) lossyEnd(errant gtid.Set) bool {
+	for _, uuid := range errant.UUIDs() {
+		for i := len(d.s.History) - 1; i >= 0; i-- {
+			if r := d.s.History[i]; r.UUID == uuid && r.Epoch != d.s.Epoch {
+				if r.Async || r.Lossy {
+					return true
+				}
+				break
+			}
 		}
 	}
 	return false
