@@ -9,6 +9,7 @@ package node
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"sync"
@@ -96,6 +97,7 @@ type Node struct {
 	trigger chan struct{} // send a report now
 	tidy    chan struct{} // there is something to tidy up
 
+	id  string // of this run of the agent; random
 	mu  sync.Mutex
 	run context.Context // of Run; nil before
 }
@@ -118,6 +120,7 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Log, clock: cfg.Clock, md: cfg.Mysqld,
 		place:   xtra.Place{DataDir: cfg.MysqlDir},
+		id:      rand.Text(),
 		trigger: make(chan struct{}, 1),
 		tidy:    make(chan struct{}, 1),
 	}

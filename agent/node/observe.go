@@ -258,7 +258,7 @@ func (n *Node) Report() raftfsm.Report {
 
 // report makes a report; the time is that from which its grant counts.
 func (n *Node) report() (raftfsm.Report, time.Duration) {
-	r := raftfsm.Report{Node: n.cfg.ID, AgentVersion: n.cfg.Version, Mysqld: raftfsm.MysqldNone,
+	r := raftfsm.Report{Node: n.cfg.ID, Run: n.id, AgentVersion: n.cfg.Version, Mysqld: raftfsm.MysqldNone,
 		Token: n.tokens.Now().Token, LeaseEpoch: n.lease.held(), Rebuild: n.copy.report()}
 	if n.cfg.LastIndex != nil {
 		r.LastIndex = n.cfg.LastIndex()

@@ -270,7 +270,7 @@ func TestWitness(t *testing.T) {
 		b.begin()
 		time.Sleep(time.Second)
 		r := b.co.last()
-		if r.Mysqld != raftfsm.MysqldNone || r.Node != "n1" || r.LastIndex != 7 || r.Seq < 4 {
+		if r.Mysqld != raftfsm.MysqldNone || r.Run == "" || r.Node != "n1" || r.LastIndex != 7 || r.Seq < 4 {
 			t.Errorf("%+v", r)
 		}
 		if a := b.order(raftfsm.Order{Token: tok(1, 1, 1), Op: raftfsm.OpSeal}); a.OK {
