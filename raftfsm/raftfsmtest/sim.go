@@ -70,7 +70,7 @@ func (s *Sim) Play() error {
 	}
 	for _, id := range ids {
 		if lost := w.lacking(w.mysqld(id)); len(lost) > 0 {
-			return fmt.Errorf("S2: %s lacks acknowledged rows %v after healing", id, lost)
+			return fmt.Errorf("%w: S2: %s lacks acknowledged rows %v after healing", errUnsafe, id, lost)
 		}
 	}
 	w.checkContents()

@@ -6,6 +6,7 @@ package raftfsmtest
 
 import (
 	"container/heap"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -15,6 +16,9 @@ import (
 	"ha/mysqlctl/gtid"
 	"ha/raftfsm"
 )
+
+// errUnsafe is a violation of a promise to be safe.
+var errUnsafe = errors.New("unsafe")
 
 const clusterID = "cluster-1"
 
@@ -220,7 +224,7 @@ func (w *World) say(format string, args ...any) {
 
 func (w *World) violate(format string, args ...any) {
 	if w.bad == nil {
-		w.bad = fmt.Errorf("at %d ms: %s", w.now, w.text(fmt.Sprintf(format, args...)))
+		w.bad = fmt.Errorf("%w at %d ms: %s", errUnsafe, w.now, w.text(fmt.Sprintf(format, args...)))
 		w.say("VIOLATION %s", w.bad)
 	}
 }
