@@ -17,7 +17,7 @@ import (
 
 const (
 	connections = 4                    // per server
-	refusedWait = 4 * time.Millisecond // before a server is asked again that refused a row
+	refusedWait = 4 * time.Millisecond // before a server is asked again that refused a row, by one connection
 	commitBound = 5 * time.Second      // a commit without an answer is given up, its outcome unknown
 )
 
@@ -80,13 +80,12 @@ func Start(ctx context.Context, servers []Server, pace time.Duration) (*Load, er
 		}
 		db.SetMaxOpenConns(connections)
 		db.SetMaxIdleConns(connections)
-		writer := time.Now().UnixMicro()*10 + int64(i)
-		ticks := make(chan struct{})
-		l.done.Go(func() { l.tick(ctx, ticks) })
-		var seq atomic.Int64
+		w := &writer{load: l, db: db, server: s.Name, id: time.Now().UnixMicro()*10 + int64(i), ticks: make(chan struct{}), probe: make(chan struct{}, 1)}
+		w.probe <- struct{}{}
+		l.done.Go(func() { l.tick(ctx, w.ticks) })
 		var conns sync.WaitGroup
 		for range connections {
-			conns.Go(func() { l.write(ctx, db, s.Name, writer, &seq, ticks) })
+			conns.Go(func() { w.run(ctx) })
 		}
 		l.done.Go(func() { conns.Wait(); db.Close() })
 	}
@@ -110,31 +109,60 @@ func (l *Load) tick(ctx context.Context, ticks chan<- struct{}) {
 	}
 }
 
-func (l *Load) write(ctx context.Context, db *sql.DB, server string, writer int64, seq *atomic.Int64, ticks <-chan struct{}) {
+// writer writes to one server over several connections. While the server refuses
+// rows, only the connection that holds the probe asks.
+type writer struct {
+	load   *Load
+	db     *sql.DB
+	server string
+	id     int64
+	seq    atomic.Int64
+	ticks  chan struct{}
+	open   atomic.Bool // the last row was acknowledged
+	probe  chan struct{}
+}
+
+func (w *writer) run(ctx context.Context) {
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticks:
-		}
-		row := Row{writer, seq.Add(1)}
-		cctx, cancel := context.WithTimeout(ctx, commitBound)
-		_, err := db.ExecContext(cctx, fmt.Sprintf("INSERT INTO load_rows VALUES (%d, %d)", row.Writer, row.Seq))
-		cancel()
-		if err == nil {
-			l.acked(Ack{row, server, time.Now()})
+		if !w.open.Load() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(refusedWait):
+				continue // another one may have opened it
+			case <-w.probe:
+			}
+			w.insert(ctx)
+			w.probe <- struct{}{}
 			continue
 		}
-		wait := refusedWait
-		var refused *mysql.MySQLError
-		if errors.As(err, &refused) && refused.Number == accessDenied {
-			wait = 100 * time.Millisecond // a login costs the server a lot
-		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait):
+		case <-w.ticks:
+			w.insert(ctx)
 		}
+	}
+}
+
+func (w *writer) insert(ctx context.Context) {
+	row := Row{w.id, w.seq.Add(1)}
+	cctx, cancel := context.WithTimeout(ctx, commitBound)
+	_, err := w.db.ExecContext(cctx, fmt.Sprintf("INSERT INTO load_rows VALUES (%d, %d)", row.Writer, row.Seq))
+	cancel()
+	w.open.Store(err == nil)
+	if err == nil {
+		w.load.acked(Ack{row, w.server, time.Now()})
+		return
+	}
+	wait := refusedWait
+	var refused *mysql.MySQLError
+	if errors.As(err, &refused) && refused.Number == accessDenied {
+		wait = 100 * time.Millisecond // a login costs the server a lot
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(wait):
 	}
 }
 
