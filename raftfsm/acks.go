@@ -45,7 +45,13 @@ func (d *decider) mayEnter(p *NodeView, m Member) bool {
 	r := n.Report
 	c := r.Replica
 	if m.ServerUUID == "" || r.ServerUUID != m.ServerUUID || !d.follows(r, false) || !c.IORunning ||
-		c.Lag > d.s.Policy.MaxAckerLag/2 || len(durability(r.Problems)) > 0 {
+		len(durability(r.Problems)) > 0 {
+		return false
+	}
+	// An applier that is far behind makes a slow failover, no lost row: where
+	// ackers are too few, a late one is better than none. (An async primary can
+	// outrun its replicas' appliers for ever.)
+	if c.Lag > d.s.Policy.MaxAckerLag/2 && len(d.attached()) >= d.s.KPolicy() {
 		return false
 	}
 	return d.errantOf(p, r).IsEmpty() && p.Report.Executed.Minus(r.Position()).Count() <= entryBehind

@@ -114,7 +114,7 @@ func (d *decider) order(o Order, again bool) *OrderView {
 			}
 		}
 	}
-	if n.inFlight() && o.Op != OpSeal {
+	if n.inFlight(o.Op, d.s.Epoch, d.s.AuthIndex) {
 		d.recheck(retryStep)
 		return last
 	}

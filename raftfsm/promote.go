@@ -74,7 +74,8 @@ func (d *decider) followAll() {
 			continue
 		}
 		n := d.v.Node(m.ID)
-		_, acker := d.s.Acker(m.ID)
+		a, acker := d.s.Acker(m.ID)
+		acker = acker && (n.Report == nil || n.Report.ServerUUID == a.ServerUUID || n.Report.Mysqld != MysqldRunning)
 		switch {
 		case !d.fresh(n):
 		case acker && n.Report.Mysqld == MysqldDown:

@@ -198,7 +198,8 @@ func (d *decider) replica(p *NodeView, m Member) {
 			d.why("mysqld of %s holds the data of cluster %s: it does not follow", m.Name, r.ClusterOnDisk)
 			return
 		}
-		_, acker := d.s.Acker(m.ID)
+		a, acker := d.s.Acker(m.ID)
+		acker = acker && a.ServerUUID == r.ServerUUID
 		if lacks := d.cannotBeServed(r); lacks != "" {
 			d.diverged(m, lacks)
 			return
@@ -282,6 +283,7 @@ func (d *decider) diverged(m Member, errant string) {
 	}
 	r := d.v.Node(m.ID).Report
 	donor, ok := d.donor(m.ID)
+	donates := slices.ContainsFunc(d.s.Rebuilds, func(r Rebuild) bool { return r.Donor == m.ID })
 	switch {
 	case r.ClusterOnDisk != d.s.Cluster && !r.Position().IsEmpty():
 		d.why("%s holds data that did not come from this cluster (%s): they are not replaced without a person", m.Name, errant)
@@ -291,6 +293,8 @@ func (d *decider) diverged(m Member, errant string) {
 		d.why("%s has diverged (%s) and may hold the last copy of acknowledged rows: it is not rebuilt without a person", m.Name, errant)
 	case m.RebuildsFailed >= maxRebuilds:
 		d.why("%s has diverged (%s) and %d rebuilds failed: look at its log", m.Name, errant, m.RebuildsFailed)
+	case donates:
+		d.why("%s has diverged (%s) and is being copied from", m.Name, errant)
 	case !ok:
 		d.why("%s has diverged (%s) and no donor is free", m.Name, errant)
 	default:
@@ -324,7 +328,8 @@ func (d *decider) donor(recipient NodeID) (NodeID, bool) {
 		if m.ID == recipient || m.ID == d.s.Primary || !d.fresh(n) || !free(m.ID) {
 			continue
 		}
-		if c := n.Report.Replica; n.Report.Mysqld == MysqldRunning && c != nil && c.IORunning && c.SQLRunning && c.SourceUUID == d.s.PrimaryUUID {
+		errant := d.errantOf(d.v.Node(d.s.Primary), n.Report)
+		if c := n.Report.Replica; n.Report.Mysqld == MysqldRunning && c != nil && c.IORunning && c.SQLRunning && c.SourceUUID == d.s.PrimaryUUID && errant.IsEmpty() {
 			return m.ID, true
 		}
 	}

@@ -67,8 +67,11 @@ func (d *decider) sealAll() (f []sealed, waitFor []NodeID) {
 		a := carriedOut(o)
 		switch {
 		case a == nil:
+			n := d.v.Node(m.ID)
 			failed := o != nil && !o.Flight // it may still come, but is not worth waiting for
-			if n := d.v.Node(m.ID); !failed && (d.fresh(n) || n.Report == nil && n.Age <= d.s.Policy.DeadAfter) {
+			// A coordinator that has just begun to lead cannot know who is dead: after
+			// a loss of power the others may be a moment behind.
+			if starting := n.Report == nil && n.Age <= d.s.Policy.DeadAfter; starting || !failed && d.fresh(n) {
 				waitFor = append(waitFor, m.ID)
 			}
 		case d.amnesia(m, a):

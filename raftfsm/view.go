@@ -53,10 +53,15 @@ func (v *View) Node(id NodeID) *NodeView {
 	return &NodeView{ID: id, Age: v.Leading}
 }
 
-// inFlight says that some order is under way: one at a time per mysqld.
-func (n *NodeView) inFlight() bool {
+// inFlight says that some order is under way that o has to wait for: one at a
+// time per mysqld. The agent ends what it does for an older order when a newer
+// one comes, so nothing waits for the answer to an order of an earlier epoch; and
+// what others depend on waits for none of an earlier command.
+func (n *NodeView) inFlight(o Op, epoch, index uint64) bool {
+	urgent := o == OpPromote || o == OpSetAcks || o == OpExclude || o == OpLockOut
 	for i := range n.Orders {
-		if n.Orders[i].Flight {
+		t := n.Orders[i].Order.Token
+		if n.Orders[i].Flight && t.Epoch == epoch && (t.Index >= index || !urgent) && o != OpSeal {
 			return true
 		}
 	}

@@ -222,6 +222,14 @@ func (w *World) say(format string, args ...any) {
 	}
 }
 
+// fault is a violation that harms no data.
+func (w *World) fault(format string, args ...any) {
+	if w.bad == nil {
+		w.bad = fmt.Errorf("at %d ms: %s", w.now, w.text(fmt.Sprintf(format, args...)))
+		w.say("VIOLATION %s", w.bad)
+	}
+}
+
 func (w *World) violate(format string, args ...any) {
 	if w.bad == nil {
 		w.bad = fmt.Errorf("%w at %d ms: %s", errUnsafe, w.now, w.text(fmt.Sprintf(format, args...)))
@@ -479,7 +487,11 @@ func (w *World) commit(c *coord, cmds []raftfsm.Command) {
 			}
 			return
 		}
-		if w.append(cmd); cmd.Kind == raftfsm.CmdCheckpoint {
+		version := w.machine.State.Version
+		if r := w.append(cmd); r.Dropped != "" && cmd.On == version {
+			w.fault("L1: Decide wants %s, and Apply refuses it on the same state: %s", cmd.Kind, r.Dropped)
+		}
+		if cmd.Kind == raftfsm.CmdCheckpoint {
 			for _, p := range cmd.Checkpoints {
 				n := c.board.node(p.Node)
 				n.checkAt, n.checked = w.now, true
