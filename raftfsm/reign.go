@@ -146,6 +146,13 @@ func (d *decider) recordFact(p *NodeView) bool {
 	if d.s.K == 0 {
 		return false
 	}
+	for _, op := range []Op{OpSetAcks, OpPromote} {
+		// A report from before what was ordered says nothing of after it.
+		if o := p.last(op); o != nil && (o.Flight || o.Answer != nil && (p.Seen < o.Seen || o.Age < 2*retryStep)) {
+			d.recheck(retryStep)
+			return false
+		}
+	}
 	d.commit(Command{Kind: CmdAcks, Ackers: d.s.Ackers, K: enforced(p.Report), Why: "the server itself waits for fewer acks"})
 	return true
 }

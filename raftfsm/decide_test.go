@@ -1,0 +1,76 @@
+package raftfsm
+
+import (
+	"testing"
+	"time"
+
+	"ha/mysqlctl/gtid"
+)
+
+// raised is a settled reign in which k was just raised to 1, seen with a report of
+// the primary from before semi-sync was switched on.
+func raised(t *testing.T) (State, View) {
+	m := reigning(t)
+	m.must(Command{Kind: CmdAcks, Ackers: []Acker{ackB}})
+	m.must(Command{Kind: CmdIntent, Intent: &Intent{Kind: IntentRaise, K: 1}})
+	token := Token{Epoch: 1, Index: m.State.AuthIndex, Step: 1}
+	m.must(Command{Kind: CmdAcks, Ackers: []Acker{ackB}, K: 1})
+	replica := &ReplicaReport{SourceUUID: uuidA, IORunning: true, IOWanted: true, SQLRunning: true, Ack: true, AckWanted: true}
+	v := View{Self: "c", Leading: time.Hour, PhaseAge: time.Hour, Nodes: []NodeView{
+		{ID: "a", Seen: 5, Report: &Report{Node: "a", Token: token, Mysqld: MysqldRunning, ServerUUID: uuidA, LeaseEpoch: 1, Attached: []string{uuidB}},
+			Orders: []OrderView{{Order: Order{Token: token, To: "a", Op: OpSetAcks, K: 1}, Answer: &Answer{Token: token, Op: OpSetAcks, OK: true}, Seen: 7, Age: 10 * time.Millisecond}}},
+		{ID: "b", Seen: 6, Report: &Report{Node: "b", Mysqld: MysqldRunning, ServerUUID: uuidB, SuperReadOnly: true, Replica: replica, Executed: gtid.Set{}}},
+		{ID: "c", Age: time.Hour},
+	}}
+	return m.State, v
+}
+
+func lowersK(d Decision) bool {
+	return len(d.Commit) == 1 && d.Commit[0].Kind == CmdAcks && d.Commit[0].K == 0
+}
+
+func TestReportFromBeforeTheOrderIsNoFact(t *testing.T) {
+	s, v := raised(t)
+	if d := Decide(s, v); lowersK(d) {
+		t.Fatal("k is lowered because of an old report")
+	}
+	v.Nodes[0].Seen, v.Nodes[0].Orders[0].Age = 9, time.Second
+	if d := Decide(s, v); !lowersK(d) {
+		t.Fatalf("the server waits for nobody, and this is not recorded: %+v", d)
+	}
+}
+
+// The ackers of a primary whose host has just died are detached too.
+func TestPrimaryNotHeardOfKeepsItsAcks(t *testing.T) {
+	s, v := raised(t)
+	v.Nodes[0].Report.SourceOn, v.Nodes[0].Report.WaitFor = true, 1
+	v.Nodes[1].Detached = 1100 * time.Millisecond
+	v.Nodes[0].Age = 1200 * time.Millisecond
+	if d := Decide(s, v); lowersK(d) {
+		t.Fatal("k is lowered")
+	}
+	v.Nodes[0].Age = 100 * time.Millisecond
+	if d := Decide(s, v); !lowersK(d) {
+		t.Fatalf("k is not lowered: %+v", d)
+	}
+}
+
+// Reports come at even intervals: the primary's perhaps always just before the
+// member's. Neither entry nor following may hang on that.
+func TestMemberFollowsWhateverTheOrderOfReports(t *testing.T) {
+	for _, seen := range []uint64{1, 9} { // of the primary; b's is 6
+		s, v := raised(t)
+		v.Nodes[0].Report.SourceOn, v.Nodes[0].Report.WaitFor = true, 1
+		v.Nodes[0].Seen = seen
+		v.Nodes[0].Orders = nil
+		v.Nodes[1].Report.Replica.IOWanted = false
+		v.Nodes[1].Report.Replica.IORunning = false
+		found := false
+		for _, o := range Decide(s, v).Do {
+			found = found || o.To == "b" && o.Op == OpFollow && o.Ack
+		}
+		if !found {
+			t.Errorf("b is not told to follow when the primary's report is number %d", seen)
+		}
+	}
+}
