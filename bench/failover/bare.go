@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
 	"golang.org/x/sys/unix"
 
 	"ha/agent/sandbox"
@@ -116,6 +117,9 @@ func (b *bare) start(ctx context.Context, base string) error {
 		ip = ip.Next()
 		s := &bareServer{name: fmt.Sprintf("b%d", i), ip: ip.String(), id: i, dir: filepath.Join(b.dir, fmt.Sprintf("b%d", i))}
 		b.servers = append(b.servers, s)
+		if err := b.copyTemplate(s); err != nil {
+			return err
+		}
 		if err := b.run(ctx, s); err != nil {
 			return err
 		}
@@ -123,7 +127,7 @@ func (b *bare) start(ctx context.Context, base string) error {
 	p := b.servers[0]
 	err = p.exec(ctx, "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF",
 		"CREATE DATABASE app", "CREATE USER app@'%' IDENTIFIED BY 'app'", "GRANT ALL ON app.* TO app@'%'",
-		"CREATE USER repl@'%' IDENTIFIED BY 'repl'", "GRANT REPLICATION SLAVE ON *.* TO repl@'%'")
+		"CREATE USER repl@'%' IDENTIFIED BY 'repl'", "GRANT REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO repl@'%'")
 	if err != nil {
 		return err
 	}
@@ -135,22 +139,20 @@ func (b *bare) start(ctx context.Context, base string) error {
 	return p.exec(ctx, "SET GLOBAL rpl_semi_sync_source_enabled=ON")
 }
 
-// run starts a server on a fresh copy of the template.
-func (b *bare) run(ctx context.Context, s *bareServer) error {
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return err
-	}
-	data := filepath.Join(s.dir, "data")
-	if err := errors.Join(os.RemoveAll(data), sandbox.CopyData(filepath.Join(b.dir, "template"), data)); err != nil {
-		return err
-	}
+// copyTemplate gives a server fresh data.
+func (b *bare) copyTemplate(s *bareServer) error {
 	s.id += 10 // a replica skips what a server with its own id wrote
+	return errors.Join(os.MkdirAll(s.dir, 0o700), os.RemoveAll(s.data()), sandbox.CopyData(filepath.Join(b.dir, "template"), s.data()))
+}
+
+// run starts a server on the data it has.
+func (b *bare) run(ctx context.Context, s *bareServer) error {
 	args := []string{
-		"--no-defaults", "--datadir=" + data, "--socket=" + s.socket(), "--pid-file=" + filepath.Join(s.dir, "pid"),
+		"--no-defaults", "--datadir=" + s.data(), "--socket=" + s.socket(), "--pid-file=" + filepath.Join(s.dir, "pid"),
 		"--log-error=" + filepath.Join(s.dir, "log.err"), "--bind-address=" + s.ip, "--port=3306", fmt.Sprintf("--server-id=%d", s.id),
 		"--gtid-mode=ON", "--enforce-gtid-consistency=ON", "--log-bin=binlog", "--super-read-only=ON", "--skip-replica-start",
 		"--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1", "--sync-relay-log=1", "--relay-log-recovery=OFF",
-		"--plugin-load-add=semisync_source.so;semisync_replica.so", "--loose-rpl-semi-sync-replica-enabled=ON",
+		"--plugin-load-add=semisync_source.so;semisync_replica.so;mysql_clone.so", "--loose-rpl-semi-sync-replica-enabled=ON",
 		"--loose-rpl-semi-sync-source-timeout=4294967295000", "--loose-mysqlx=OFF", "--event-scheduler=OFF",
 		"--innodb-buffer-pool-size=64M", "--innodb-redo-log-capacity=48M", "--max-connections=100", "--table-open-cache=400",
 	}
@@ -175,6 +177,8 @@ func (b *bare) run(ctx context.Context, s *bareServer) error {
 	}
 	return s.await(ctx, 30*time.Second, func(ctx context.Context) bool { return s.db.PingContext(ctx) == nil })
 }
+
+func (s *bareServer) data() string { return filepath.Join(s.dir, "data") }
 
 func (s *bareServer) socket() string { return filepath.Join(s.dir, "sock") }
 
@@ -272,23 +276,37 @@ func (b *bare) promote(ctx context.Context, old *bareServer) (*bareServer, error
 	return next, errors.Join(errs...)
 }
 
-// replace starts the killed server anew and waits until it has all rows.
+// replace gives the killed server a clone of the primary and waits until it
+// follows. (With its own data it might hold rows that nobody acknowledged.)
 func (b *bare) replace(ctx context.Context, old, primary *bareServer) error {
 	<-old.exited
 	if err := primary.exec(ctx, "STOP REPLICA", "RESET REPLICA ALL"); err != nil {
 		return err
 	}
+	if err := errors.Join(b.copyTemplate(old), b.run(ctx, old)); err != nil {
+		return err
+	}
+	err := old.exec(ctx, "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF",
+		fmt.Sprintf("SET GLOBAL clone_valid_donor_list='%s:3306'", primary.ip),
+		fmt.Sprintf("CLONE INSTANCE FROM repl@'%s':3306 IDENTIFIED BY 'repl'", primary.ip))
+	var done *mysql.MySQLError
+	if !errors.As(err, &done) || done.Number != 3707 { // it cannot start itself again
+		return fmt.Errorf("clone: %w", err)
+	}
+	<-old.exited
 	if err := b.run(ctx, old); err != nil {
 		return err
 	}
 	if err := old.follow(ctx, primary); err != nil {
 		return err
 	}
+	var set string
+	if err := primary.db.QueryRowContext(ctx, "SELECT @@gtid_executed").Scan(&set); err != nil {
+		return err
+	}
 	return old.await(ctx, 2*time.Minute, func(ctx context.Context) bool {
-		var set string
-		var has bool
-		return primary.db.QueryRowContext(ctx, "SELECT @@gtid_executed").Scan(&set) == nil &&
-			old.db.QueryRowContext(ctx, "SELECT GTID_SUBSET(?, @@gtid_executed) OR WAIT_FOR_EXECUTED_GTID_SET(?, 1)=0", set, set).Scan(&has) == nil && has
+		var missing bool
+		return old.db.QueryRowContext(ctx, "SELECT WAIT_FOR_EXECUTED_GTID_SET(?, 10)", set).Scan(&missing) == nil && !missing
 	})
 }
 

@@ -57,7 +57,12 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("bare semi-sync: %w", err)
 		}
 		report("bare semi-sync by a script", bare)
-		fmt.Printf("ratio of p50: %.2f\n", float64(stage.Percentile(gaps, 50))/float64(stage.Percentile(bare, 50)))
+		if *rounds > 0 {
+			fmt.Printf("ratio of p50: %.2f\n", float64(stage.Percentile(gaps, 50))/float64(stage.Percentile(bare, 50)))
+		}
+	}
+	if *rounds == 0 {
+		return nil
 	}
 	switch p50, worst := stage.Percentile(gaps, 50), stage.Percentile(gaps, 100); {
 	case !verdict.OK():
