@@ -109,7 +109,10 @@ func (d *decider) shouldLeave(p *NodeView, a Acker) bool {
 		return true
 	}
 	c := n.Report.Replica
-	return !c.SQLRunning && c.SQLError != "" || c.Lag > d.s.Policy.MaxAckerLag || len(durability(n.Report.Problems)) > 0
+	// A late one stays where there are too few, as it could enter there: else it
+	// would leave and enter for ever.
+	late := c.Lag > d.s.Policy.MaxAckerLag && d.attachedBut(a.Node) >= d.s.KPolicy()
+	return !c.SQLRunning && c.SQLError != "" || late || len(durability(n.Report.Problems)) > 0
 }
 
 // raiseK begins to raise k when enough ackers are attached.

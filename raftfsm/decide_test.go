@@ -74,3 +74,17 @@ func TestMemberFollowsWhateverTheOrderOfReports(t *testing.T) {
 		}
 	}
 }
+
+// An async primary outran its only acker's applier. That acker stays, and k is
+// raised: it does not enter and leave for ever.
+func TestLateAckerStaysWhereThereAreTooFew(t *testing.T) {
+	m := reigning(t)
+	m.must(Command{Kind: CmdAcks, Ackers: []Acker{ackB}})
+	_, v := raised(t)
+	v.Nodes[0].Orders, v.Nodes[0].Report.Token = nil, Token{Epoch: 1}
+	v.Nodes[1].Report.Replica.Lag = time.Hour
+	d := Decide(m.State, v)
+	if len(d.Commit) != 1 || d.Commit[0].Kind != CmdIntent || d.Commit[0].Intent.Kind != IntentRaise {
+		t.Fatalf("not a raise of k: %+v", d.Commit)
+	}
+}
