@@ -5,6 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -305,6 +309,13 @@ func (s *Server) ackFlag(ctx context.Context) (on bool, err error) {
 	return on, err
 }
 
+// lazyRelaySync lets a receiver that does not acknowledge leave syncing its relay
+// log to the kernel: with one fdatasync an event it is slower than a busy source
+// that waits for nobody, and would never come near enough to be let in.
+const lazyRelaySync = 10000
+
+// setAckFlag sets the flag; the receiver is stopped. What it acknowledges from
+// then on is on disk, with all that it received before.
 func (s *Server) setAckFlag(ctx context.Context, on bool) error {
 	s.mu.Lock()
 	info := s.info
@@ -318,8 +329,47 @@ func (s *Server) setAckFlag(ctx context.Context, on bool) error {
 	value := "OFF"
 	if on {
 		value = "ON"
+		if err := s.syncRelayLogs(ctx); err != nil {
+			return err
+		}
+	} else if err := s.exec(ctx, "SET GLOBAL sync_relay_log = "+strconv.Itoa(lazyRelaySync)); err != nil {
+		return err
 	}
 	return s.exec(ctx, "SET GLOBAL "+info.dialect.semiReplica()+" = "+value)
+}
+
+// syncRelayLogs makes the receiver sync each event from now on, and what it has
+// written already.
+func (s *Server) syncRelayLogs(ctx context.Context) error {
+	var base string
+	var every uint64
+	if err := s.readOne(ctx, []any{&every, &base}, "SELECT @@global.sync_relay_log, @@global.relay_log_basename"); err != nil {
+		return err
+	}
+	if every == 1 {
+		return nil
+	}
+	if err := s.exec(ctx, "SET GLOBAL sync_relay_log = 1"); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(base + ".*")
+	if err != nil {
+		return fmt.Errorf("relay logs %s: %w", base, err)
+	}
+	for _, name := range files {
+		if err := syncFile(name); err != nil && !errors.Is(err, fs.ErrNotExist) { // the applier purges them
+			return fmt.Errorf("sync relay log: %w", err)
+		}
+	}
+	return nil
+}
+
+func syncFile(name string) error {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // awaitReceiver waits until the receiver is connected and acknowledges, or not, as

@@ -324,3 +324,23 @@ func TestStatementsPastTheirDeadlineAreGone(t *testing.T) {
 		_ = c.Close()
 	}
 }
+
+// A receiver that does not acknowledge may leave syncing to the kernel; one that
+// does has everything on disk.
+func TestRelaySyncFollowsTheAckFlag(t *testing.T) {
+	nodes := mysqltest.Start(t, 2)
+	mysqltest.Primary(t, 0, nodes...)
+	r := nodes[1]
+	ctx := mysqltest.Ctx(t, 30*time.Second)
+	for _, ack := range []bool{false, true, false} {
+		must(t, r.SetReplicaAck(ctx, !ack)) // so that there is something to do
+		must(t, r.SetReplicaAck(ctx, ack))
+		want := "10000"
+		if ack {
+			want = "1"
+		}
+		if got := r.Value("SELECT @@global.sync_relay_log"); got != want {
+			t.Errorf("ack %v: sync_relay_log is %s, want %s", ack, got, want)
+		}
+	}
+}
