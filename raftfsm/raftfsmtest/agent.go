@@ -614,7 +614,7 @@ func (t *task) accounts() {
 			}
 			if _, there := m.accounts[id]; there {
 				m.accounts[id] = true
-			} else if m.sro {
+			} else if m.sro || m.setting != nil || !m.usable() {
 				t.fail(raftfsm.CodeFailed, "1290: read-only")
 				return
 			} else {

@@ -52,7 +52,7 @@ var mutants = []mutant{
 	{name: "position without what was received", file: "report.go",
 		old: "func (a *Answer) Position() gtid.Set { return a.Executed.Union(a.Received) }", new: "func (a *Answer) Position() gtid.Set { return a.Executed }"},
 	{name: "answers of an earlier epoch count", file: "decide.go",
-		old: "last.Order.Token.Epoch != d.s.Epoch || last.Order.Token.Index < since || !sameOrder(last.Order, o)", new: "!sameOrder(last.Order, o)"},
+		old: "last.Order.Token.Epoch != d.s.Epoch || last.Order.Token.Index < since || !sameOrder(last.Order, o)", new: "since == 0 || !sameOrder(last.Order, o)"},
 	{name: "committed target need not be closed", file: "revoke.go",
 		old: "	if s.Primary == \"\" {\n		return slices.Contains(f, s.Founder)\n	}\n",
 		new: "	if s.Primary == \"\" {\n		return slices.Contains(f, s.Founder)\n	}\n	if n := len(s.History); n > 1 && s.History[n-1].Why == \"\" && len(f) > 0 && s.Phase == PhaseRevoke && strings.Contains(s.Why, \"promoted\") {\n		return true\n	}\n", profile: "double"},
