@@ -25,11 +25,10 @@ type Agent struct {
 	up bool
 
 	// On disk.
-	token    raftfsm.Token
-	last     *raftfsm.Order
-	role     role
-	reign    uint64
-	lastSeen uint64 // its Raft log
+	token raftfsm.Token
+	last  *raftfsm.Order
+	role  role
+	reign uint64
 
 	// Survives the agent, not the host.
 	leaseEpoch uint64
@@ -41,7 +40,6 @@ type Agent struct {
 	fencing bool
 	cur     *task
 	ordered bool // an order wants mysqld up
-	starts  int64
 	rebuild *raftfsm.RebuildReport
 	held    bool
 }

@@ -105,7 +105,7 @@ func (m *Mysqld) copyOf(d *Mysqld) {
 	}
 }
 
-// --- process
+// --- process.
 
 // start begins recovery: it commits what waits in the binlog.
 func (m *Mysqld) start() {
@@ -146,7 +146,7 @@ func (x waiter) answer(ok bool) {
 
 func (m *Mysqld) usable() bool { return m.up && !m.hung }
 
-// --- source side
+// --- source side.
 
 // commit is a client's or the agent's transaction.
 func (m *Mysqld) commit(body string, done func(ok bool)) *Txn {
@@ -264,7 +264,7 @@ func (m *Mysqld) killDump(uuid string) {
 	}
 }
 
-// --- replica side
+// --- replica side.
 
 // dropped notes that the connection is gone; the receiver tries again.
 func (m *Mysqld) dropped(d *dump) {
@@ -391,7 +391,7 @@ func (m *Mysqld) acknowledge(d *dump, src *Mysqld, at int) {
 	})
 }
 
-// --- what an agent sees
+// --- what an agent sees.
 
 func (m *Mysqld) fill(r *raftfsm.Report) {
 	r.Version, r.ServerUUID = "9.7.4", m.uuid

@@ -11,7 +11,6 @@ type Sim struct {
 	World   *World
 	Profile string
 	faults  int
-	log     []string
 }
 
 // profiles are kinds of faults: general walks do not find everything.

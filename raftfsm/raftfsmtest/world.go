@@ -8,12 +8,11 @@ import (
 	"container/heap"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"math/rand/v2" //nolint:depguard // a package for tests: all chance comes from its seed
 	"slices"
 	"sort"
 	"strings"
 
-	"ha/mysqlctl/gtid"
 	"ha/raftfsm"
 )
 
@@ -274,7 +273,7 @@ func (w *World) linked(a, b raftfsm.NodeID) bool {
 
 func (w *World) passes(from, to raftfsm.NodeID) bool { return !w.cut[[2]raftfsm.NodeID{from, to}] }
 
-// --- Raft
+// --- Raft.
 
 // majority says that the node reaches a majority of the agents.
 func (w *World) majority(id raftfsm.NodeID) bool {
@@ -425,7 +424,7 @@ func ackText(as []raftfsm.Acker) string {
 	return "{" + strings.Join(ids, ",") + "}"
 }
 
-// --- coordinator
+// --- coordinator.
 
 func (w *World) loop(c *coord) {
 	if c.gone(w) {
@@ -619,7 +618,7 @@ func (w *World) kickOn(c *coord, r *raftfsm.Report) {
 	}
 }
 
-// --- faults
+// --- faults.
 
 // KillMysqld is SIGKILL; its agent notices at once.
 func (w *World) KillMysqld(id raftfsm.NodeID) {
@@ -674,7 +673,7 @@ func (w *World) Isolate(id raftfsm.NodeID) {
 // Heal restores the network.
 func (w *World) Heal() { clear(w.cut) }
 
-// --- clients
+// --- clients.
 
 // Write is one client's insert; false if the server takes none.
 func (w *World) Write(id raftfsm.NodeID, body string) (*Row, bool) {
@@ -696,7 +695,7 @@ func (w *World) Write(id raftfsm.NodeID, body string) (*Row, bool) {
 	return r, true
 }
 
-// --- checkers
+// --- checkers.
 
 // holds says that the server's engine has the row with this content.
 func (m *Mysqld) holds(r *Row) bool {
@@ -871,5 +870,3 @@ func (w *World) Describe() string {
 	}
 	return w.text(b.String())
 }
-
-func (w *World) set(m *Mysqld) gtid.Set { return m.executed }
