@@ -35,7 +35,7 @@ type Timing struct {
 	Commit    time.Duration // followers learn of a commit within 1–2 times this; 50 ms: agents act on orders, not on their copy
 	RPC       time.Duration // a peer that does not answer for this long is dialled anew; 1 s
 	DiskCheck time.Duration // a leader probes its disk this often; 1 s
-	DiskBound time.Duration // a probe that takes longer is fatal; 2 s
+	DiskBound time.Duration // a probe that takes longer is fatal; 5 s: a disk that others keep busy stalls for 2 s now and then
 }
 
 func (t Timing) withDefaults() Timing {
@@ -46,7 +46,7 @@ func (t Timing) withDefaults() Timing {
 		Commit:    cmp.Or(t.Commit, 50*time.Millisecond),
 		RPC:       cmp.Or(t.RPC, time.Second),
 		DiskCheck: cmp.Or(t.DiskCheck, time.Second),
-		DiskBound: cmp.Or(t.DiskBound, 2*time.Second),
+		DiskBound: cmp.Or(t.DiskBound, 5*time.Second),
 	}
 }
 

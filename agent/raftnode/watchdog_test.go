@@ -36,7 +36,7 @@ func TestHungDisk(t *testing.T) {
 		start := time.Now()
 		why := <-fatal["a"]
 		took := time.Since(start)
-		if !strings.Contains(why, g.nodes["a"].cfg.Dir) || took > 3100*time.Millisecond {
+		if !strings.Contains(why, g.nodes["a"].cfg.Dir) || took > g.nodes["a"].cfg.Timing.DiskCheck+g.nodes["a"].cfg.Timing.DiskBound+100*time.Millisecond {
 			t.Errorf("after %v: %s", took, why)
 		}
 		t.Logf("after %v: %s", took, why)
