@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -97,7 +96,7 @@ type Gossip struct {
 // Start begins to listen and to join the seeds. It does not wait for them.
 func Start(cfg Config) (*Gossip, error) {
 	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.lookup == nil {
 		cfg.lookup = net.DefaultResolver.LookupNetIP

@@ -184,7 +184,7 @@ func TestMetaChangeSpreads(t *testing.T) {
 		if err := b.SetMeta(Meta{ID: "b", Cluster: "k", Witness: true}); err != nil {
 			t.Fatal(err)
 		}
-		took := within(t, time.Second, "the change is seen", func() bool { return a.Peers()[1-1].Witness && c.Peers()[1].Witness })
+		took := within(t, time.Second, "the change is seen", func() bool { return a.Peers()[0].Witness && c.Peers()[1].Witness })
 		t.Logf("seen after %v", took)
 		if p := a.Peers()[0]; p.Cluster != "k" || p.Name != "" {
 			t.Errorf("b: %+v", p)

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"time"
@@ -108,7 +107,7 @@ func (c Config) raftConfig() *raft.Config {
 func (c Config) withDefaults() Config {
 	c.Timing = c.Timing.withDefaults()
 	if c.Logger == nil {
-		c.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Fatal == nil {
 		c.Fatal = func(string) {}

@@ -58,7 +58,7 @@ func (l *logger) Log(level hclog.Level, msg string, args ...any) {
 	if lvl >= slog.LevelWarn && !l.seen.first(msg+about(args), time.Now()) {
 		return
 	}
-	l.to.Log(context.Background(), lvl, "raft: "+msg, args...)
+	l.to.Log(context.Background(), lvl, "raft", append([]any{"text", msg}, args...)...)
 }
 
 // about returns whom a message is about.

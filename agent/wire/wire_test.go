@@ -241,7 +241,7 @@ func TestClassifyLeavesOthersAlone(t *testing.T) {
 		t.Error("nil became an error")
 	}
 	for _, err := range []error{io.EOF, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, &net.OpError{Op: "remote error", Err: errors.New("tls: no application protocol")}} {
-		if got := ClassifyDialError(err); got != err {
+		if got := ClassifyDialError(err); !errors.Is(got, err) || errors.Is(got, ErrWrongSecret) {
 			t.Errorf("%v became %v", err, got)
 		}
 	}
