@@ -193,7 +193,7 @@ func (a *Agent) fail(reason string) {
 // one (no --join), or the seeds'.
 func (a *Agent) form(ctx context.Context, fresh bool) error {
 	switch {
-	case a.raft.HasState():
+	case a.raft.HasState() && (len(a.cfg.Join) > 0 || a.cluster() != ""):
 		go func() { // the group goes on meanwhile
 			if err := a.resume(ctx); err != nil {
 				select {

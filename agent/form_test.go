@@ -405,3 +405,14 @@ func TestAckProblemsAreReported(t *testing.T) {
 		}
 	}
 }
+
+// A lone founder that is started again does not found another cluster.
+func TestLoneFounderRestarts(t *testing.T) {
+	cfg := witness(t, "n1", testAddr(t))
+	a := mustStart(t, cfg)
+	before := oneCluster(t, []*runningAgent{a}, 1)
+	a.halt(t)
+	if after := oneCluster(t, []*runningAgent{mustStart(t, cfg)}, 1); after != before {
+		t.Errorf("cluster %s became %s", before, after)
+	}
+}

@@ -83,23 +83,24 @@ func (a *Agent) found(ctx context.Context) error {
 		return api.Refused("HA-NOT-EMPTY", "%s holds schemas (%s) that did not come from ha", a.cfg.MySQL.DataDir, strings.Join(s, ", ")).
 			WithHint("to found a cluster on these data say so with --found; to join one give --join")
 	}
-	if err := a.raft.Bootstrap(); err != nil {
-		return api.Failed("bootstrap the Raft group: %w", err)
+	if !a.raft.HasState() {
+		if err := a.raft.Bootstrap(); err != nil {
+			return api.Failed("bootstrap the Raft group: %w", err)
+		}
 	}
-	for !a.raft.IsLeader() {
+	for !a.raft.IsLeader() && a.cluster() == "" {
 		if err := pause(ctx, 10*time.Millisecond); err != nil {
 			return err
 		}
 	}
+	if a.cluster() != "" || a.raft.Barrier(ctx) == nil && a.cluster() != "" {
+		return nil // it had been founded already
+	}
 	policy := raftfsm.DefaultPolicy()
 	m := a.member()
-	for _, c := range []raftfsm.Command{
-		{Kind: raftfsm.CmdFound, Cluster: random(8), Policy: &policy, AgentPassword: random(16)},
-		{Kind: raftfsm.CmdMember, Member: &m},
-	} {
-		if _, _, err := a.raft.Apply(ctx, c.Encode()); err != nil {
-			return api.Failed("found the cluster: %w", err)
-		}
+	c := raftfsm.Command{Kind: raftfsm.CmdFound, Cluster: random(8), Policy: &policy, AgentPassword: random(16), Member: &m}
+	if _, _, err := a.raft.Apply(ctx, c.Encode()); err != nil {
+		return api.Failed("found the cluster: %w", err)
 	}
 	a.log.Info("cluster founded", "cluster", a.cluster(), "node", a.cfg.Name)
 	return nil

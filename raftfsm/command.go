@@ -13,7 +13,7 @@ type Kind string
 
 // The kinds of commands.
 const (
-	CmdFound        Kind = "found"         // first entry: cluster id, policy, founder
+	CmdFound        Kind = "found"         // first entry: cluster id, policy, the founder as member
 	CmdMember       Kind = "member"        // add a member or change its description
 	CmdRemoveMember Kind = "remove_member" // forget a member
 	CmdPolicy       Kind = "policy"

@@ -101,6 +101,9 @@ func (s *State) found(c Command) string {
 	}
 	s.Cluster, s.Policy, s.AgentPassword = c.Cluster, *c.Policy, c.AgentPassword
 	s.Version++
+	if c.Member != nil { // in one entry: a joiner must not come before the founder
+		return s.putMember(c)
+	}
 	return ""
 }
 

@@ -203,7 +203,7 @@ type Report struct {
 	WaitingFor time.Duration `json:"waiting_for,omitempty"`
 	// Accounts are the replication accounts that exist here and are unlocked;
 	// looked at on a writable server only, nil when not looked at.
-	Accounts []string  `json:"accounts,omitempty"`
+	Accounts []string  `json:"accounts"` // none and not looked at differ
 	Problems []Problem `json:"problems,omitempty"`
 
 	// LeaseEpoch is the epoch of the grant held; 0 is none.
