@@ -91,11 +91,11 @@ func (c *coordinator) lead(ctx context.Context) {
 		c.mu.Unlock()
 		c.log.Info("no longer coordinating")
 	}()
-	ticker := time.NewTicker(tickEvery)
-	defer ticker.Stop()
+	timer := time.NewTimer(tickEvery)
+	defer timer.Stop()
 	var votersAt time.Time
 	for {
-		again := c.step(ctx)
+		again, recheck := c.step(ctx)
 		if now := c.now(); now.Sub(votersAt) >= votersEvery {
 			if !c.voters(ctx) { // else look again at the next tick
 				votersAt = now
@@ -104,12 +104,16 @@ func (c *coordinator) lead(ctx context.Context) {
 		if again {
 			continue
 		}
+		if recheck > 0 {
+			timer.Reset(min(recheck, tickEvery))
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.kick:
-		case <-ticker.C:
+		case <-timer.C:
 		}
+		timer.Reset(tickEvery)
 	}
 }
 
@@ -135,16 +139,16 @@ func (c *coordinator) look() (raftfsm.State, raftfsm.View, bool) {
 }
 
 // step decides once and does what was decided. It says whether to decide again
-// at once, because something was committed.
-func (c *coordinator) step(ctx context.Context) bool {
+// at once, because something was committed, or when time may change the decision.
+func (c *coordinator) step(ctx context.Context) (again bool, recheck time.Duration) {
 	s, v, ok := c.look()
 	if !ok || ctx.Err() != nil {
-		return false
+		return false, 0
 	}
 	d := raftfsm.Decide(s, v)
 	c.say(s, d.Why)
 	if len(d.Commit) > 0 {
-		return c.commit(ctx, d.Commit)
+		return c.commit(ctx, d.Commit), 0
 	}
 	if len(d.Do) > 0 && c.prove(ctx) {
 		for _, o := range d.Do {
@@ -154,7 +158,7 @@ func (c *coordinator) step(ctx context.Context) bool {
 	if d.Handover != "" {
 		c.handover(ctx, s, d.Handover)
 	}
-	return false
+	return false, d.Recheck
 }
 
 func (c *coordinator) commit(ctx context.Context, cmds []raftfsm.Command) bool {

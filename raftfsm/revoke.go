@@ -63,6 +63,9 @@ func (d *decider) sealAll() (f []sealed, waitFor []NodeID) {
 			continue // its data are no whole copy of anything
 		}
 		_, acker := d.s.Acker(m.ID)
+		if m.ID == d.s.Primary && d.deadAndNotNeeded() {
+			continue
+		}
 		o := d.give(Order{To: m.ID, Op: OpSeal, Former: !acker})
 		a := carriedOut(o)
 		switch {
@@ -80,6 +83,18 @@ func (d *decider) sealAll() (f []sealed, waitFor []NodeID) {
 		}
 	}
 	return f, waitFor
+}
+
+// askDeadAfter is how long the ackers have to close an epoch whose primary's
+// mysqld is down, before the binary log of that is read too.
+const askDeadAfter = 300 * time.Millisecond
+
+// deadAndNotNeeded: the primary's mysqld is down and its ackers are about to
+// close the epoch. Its position would take part of a second to read, is asked of
+// no candidate then, and it cannot acknowledge.
+func (d *decider) deadAndNotNeeded() bool {
+	p := d.v.Node(d.s.Primary)
+	return d.fresh(p) && p.Report.Mysqld == MysqldDown && d.closable() && d.v.PhaseAge < askDeadAfter && p.last(OpSeal).given(d.s) == nil
 }
 
 // amnesia says that the answer is of other data than the member acknowledged

@@ -109,3 +109,11 @@ func (n *NodeView) nextStep(epoch, index uint64) uint64 {
 	}
 	return step + 1
 }
+
+// given is the order, if it was given while the present phase lasts.
+func (o *OrderView) given(s *State) *OrderView {
+	if o == nil || o.Order.Token.Epoch != s.Epoch || o.Order.Token.Index < s.PhaseIndex {
+		return nil
+	}
+	return o
+}
