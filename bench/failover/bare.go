@@ -65,17 +65,23 @@ func measureBare(ctx context.Context, base string, rounds int, pace time.Duratio
 	for range rounds {
 		var next *bareServer
 		old := primary
-		gap, _, err := failover(ctx, l, old.name, func() (err error) {
+		f, err := failover(ctx, l, old.name, func() (err error) {
 			next, err = b.promote(ctx, old)
 			return err
 		})
 		if err != nil {
 			return nil, err
 		}
-		gaps = append(gaps, gap)
+		gaps = append(gaps, f.gap)
 		primary = next
 		if err := b.replace(ctx, old, primary); err != nil {
 			return nil, fmt.Errorf("bring %s back: %w", old.name, err)
+		}
+		wctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+		err = load.AwaitCaughtUp(wctx, servers, l)
+		cancel()
+		if err != nil {
+			return nil, err
 		}
 	}
 	return gaps, nil
@@ -126,7 +132,7 @@ func (b *bare) start(ctx context.Context, base string) error {
 	}
 	p := b.servers[0]
 	err = p.exec(ctx, "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF",
-		"CREATE DATABASE app", "CREATE USER app@'%' IDENTIFIED BY 'app'", "GRANT ALL ON app.* TO app@'%'",
+		"CREATE DATABASE app", "CREATE TABLE app.barrier (i INT AUTO_INCREMENT PRIMARY KEY)", "CREATE USER app@'%' IDENTIFIED BY 'app'", "GRANT ALL ON app.* TO app@'%'",
 		"CREATE USER repl@'%' IDENTIFIED BY 'repl'", "GRANT REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO repl@'%'")
 	if err != nil {
 		return err
@@ -273,11 +279,28 @@ func (b *bare) promote(ctx context.Context, old *bareServer) (*bareServer, error
 	})
 	errs[1] = next.exec(ctx, "SET GLOBAL rpl_semi_sync_source_enabled=ON", "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF")
 	wg.Wait()
-	return next, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return next, next.barrier(ctx)
 }
 
-// replace gives the killed server a clone of the primary and waits until it
-// follows. (With its own data it might hold rows that nobody acknowledged.)
+// barrier commits a row once an acker is attached: a commit from before is
+// acknowledged with the next one only.
+func (s *bareServer) barrier(ctx context.Context) error {
+	err := s.await(ctx, 10*time.Second, func(ctx context.Context) bool {
+		var clients int
+		return s.db.QueryRowContext(ctx, "SELECT VARIABLE_VALUE FROM performance_schema.global_status"+
+			" WHERE VARIABLE_NAME='Rpl_semi_sync_source_clients'").Scan(&clients) == nil && clients > 0
+	})
+	if err != nil {
+		return err
+	}
+	return s.exec(ctx, "INSERT INTO app.barrier VALUES ()")
+}
+
+// replace gives the killed server a clone of the primary, which it then follows.
+// (With its own data it might hold rows that nobody acknowledged.)
 func (b *bare) replace(ctx context.Context, old, primary *bareServer) error {
 	<-old.exited
 	if err := primary.exec(ctx, "STOP REPLICA", "RESET REPLICA ALL"); err != nil {
@@ -297,17 +320,7 @@ func (b *bare) replace(ctx context.Context, old, primary *bareServer) error {
 	if err := b.run(ctx, old); err != nil {
 		return err
 	}
-	if err := old.follow(ctx, primary); err != nil {
-		return err
-	}
-	var set string
-	if err := primary.db.QueryRowContext(ctx, "SELECT @@gtid_executed").Scan(&set); err != nil {
-		return err
-	}
-	return old.await(ctx, 2*time.Minute, func(ctx context.Context) bool {
-		var missing bool
-		return old.db.QueryRowContext(ctx, "SELECT WAIT_FOR_EXECUTED_GTID_SET(?, 10)", set).Scan(&missing) == nil && !missing
-	})
+	return old.follow(ctx, primary)
 }
 
 func (b *bare) close() {

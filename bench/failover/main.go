@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -106,42 +108,73 @@ func measure(ctx context.Context, binary, base string, rounds int, pace time.Dur
 		if err != nil {
 			return nil, v, err
 		}
-		gap, first, err := failover(ctx, l, old, func() error {
+		f, err := failover(ctx, l, old, func() error {
 			_, err := st.Kill(old, sandbox.KillMysqld)
 			return err
 		})
 		if err != nil {
 			return nil, v, fmt.Errorf("round %d: %w", round, err)
 		}
-		gaps, firsts = append(gaps, gap), append(firsts, first)
+		gaps, firsts = append(gaps, f.gap), append(firsts, f.first)
+		if f.gap > wantMax {
+			explain(st, f)
+		}
 		began := time.Now()
-		if err := recovered(ctx, st); err != nil {
+		if err := recovered(ctx, st, l); err != nil {
 			return nil, v, fmt.Errorf("round %d: recovery of %s: %w", round, old, err)
 		}
-		fmt.Printf("%2d: %s killed, %s took over, gap %s; recovered %.1f s later, %d rows so far\n",
-			round, old, first.Server, ms(gap), time.Since(began).Seconds(), l.Count())
+		fmt.Printf("%2d: %s killed, gap %s (from %d ms after the kill), first row from %s after %s; recovered %.1f s later, %d rows so far\n",
+			round, old, ms(f.gap), f.began.Milliseconds(), f.first.Server, ms(f.took), time.Since(began).Seconds(), l.Count())
 	}
 	v, err = load.Check(ctx, st.Servers, l.Stop(), firsts, 30*time.Second)
 	return gaps, v, err
 }
 
-// failover kills, waits for the successor and gives the gap around it.
-func failover(ctx context.Context, l *load.Load, old string, kill func() error) (time.Duration, load.Ack, error) {
+// explain prints what the agents logged around a failover that took too long.
+func explain(st *stage.Stage, f takeover) {
+	from, to := f.first.At.Add(-f.took-time.Second), f.first.At.Add(2*time.Second)
+	var lines []string
+	for _, n := range st.Nodes {
+		text, _ := os.ReadFile(st.AgentLog(n.Name))
+		for line := range strings.Lines(string(text)) {
+			stamp, rest, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+			if at, err := time.Parse(time.RFC3339, stamp); err == nil && at.After(from) && at.Before(to) {
+				lines = append(lines, fmt.Sprintf("    %6d ms %s %s", at.Sub(f.first.At.Add(-f.took)).Milliseconds(), n.Name, rest))
+			}
+		}
+	}
+	slices.Sort(lines)
+	fmt.Print(strings.Join(lines, ""))
+}
+
+// takeover is one failover as the writers saw it.
+type takeover struct {
+	gap   time.Duration // the longest time without an acknowledged row around it
+	began time.Duration // of the gap, since the kill
+	took  time.Duration // from the kill to the successor's first OK
+	first load.Ack      // that OK
+}
+
+// failover kills and waits for the successor.
+func failover(ctx context.Context, l *load.Load, old string, kill func() error) (takeover, error) {
+	var f takeover
 	at := time.Now()
 	if err := kill(); err != nil {
-		return 0, load.Ack{}, err
+		return f, err
 	}
 	wctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	first, err := l.AwaitOther(wctx, old, at)
-	if err != nil {
-		return 0, first, fmt.Errorf("no other server than %s acknowledges: %w", old, err)
+	var err error
+	if f.first, err = l.AwaitOther(wctx, old, at); err != nil {
+		return f, fmt.Errorf("no other server than %s acknowledges: %w", old, err)
 	}
 	// What follows the first OK belongs to it: a successor that stops again.
 	if err := settle(ctx, l); err != nil {
-		return 0, first, err
+		return f, err
 	}
-	return load.Gap(l.Acks(), at.Add(-100*time.Millisecond), first.At.Add(time.Second)), first, nil
+	gap, began := load.LongestGap(l.Acks(), at.Add(-100*time.Millisecond), f.first.At.Add(time.Second))
+	f.gap, f.began, f.took = gap, began.Sub(at), f.first.At.Sub(at)
+	return f, nil
 }
 
 // settle lets the writers run for a moment and sees that they get somewhere.
@@ -162,9 +195,13 @@ func settle(ctx context.Context, l *load.Load) error {
 	}
 }
 
-func recovered(ctx context.Context, st *stage.Stage) error {
+// recovered waits until the killed server is back, acknowledges, and no replica
+// is behind: a failover to servers that are busy catching up is another matter.
+func recovered(ctx context.Context, st *stage.Stage, l *load.Load) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	_, err := st.AwaitHealthy(ctx, nil)
-	return err
+	if _, err := st.AwaitHealthy(ctx, nil); err != nil {
+		return err
+	}
+	return load.AwaitCaughtUp(ctx, st.Servers, l)
 }

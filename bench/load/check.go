@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -104,6 +105,33 @@ func double(acks, firsts []Ack, rows map[Row]bool) int {
 		}
 	}
 	return n
+}
+
+// AwaitCaughtUp waits until every server shows all rows that were acknowledged,
+// but for the last few.
+func AwaitCaughtUp(ctx context.Context, servers []Server, l *Load) error {
+	const few = 20
+	for _, s := range servers {
+		db, err := sql.Open("mysql", s.DSN)
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		for {
+			acked := l.Count()
+			var has int64
+			err := db.QueryRowContext(ctx, "SELECT COUNT(*) FROM load_rows").Scan(&has)
+			if err == nil && has+few >= acked {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("%s shows %d of %d rows: %w", s.Name, has, acked, errors.Join(ctx.Err(), err))
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	return nil
 }
 
 func read(ctx context.Context, s Server) (map[Row]bool, error) {

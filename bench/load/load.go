@@ -16,8 +16,7 @@ import (
 )
 
 const (
-	connections = 4                    // per server
-	refusedWait = 4 * time.Millisecond // before a server is asked again that refused a row, by one connection
+	refusedWait = 4 * time.Millisecond // before a server is asked again that refused a row
 	commitBound = 5 * time.Second      // a commit without an answer is given up, its outcome unknown
 )
 
@@ -40,11 +39,9 @@ type Ack struct {
 // Load is a set of writers, one for each server. All try all the time: only the
 // primary takes what they write.
 type Load struct {
-	servers []Server
-	pace    time.Duration
-	stop    context.CancelFunc
-	done    sync.WaitGroup
-	count   atomic.Int64
+	stop  context.CancelFunc
+	done  sync.WaitGroup
+	count atomic.Int64
 
 	mu   sync.Mutex
 	acks []Ack
@@ -68,101 +65,53 @@ func CreateTable(ctx context.Context, servers []Server) error {
 	return errors.Join(errs...)
 }
 
-// Start begins to write a row each pace to every server.
+// Start begins to write: to every server one row after the other, each pace at
+// the most.
 func Start(ctx context.Context, servers []Server, pace time.Duration) (*Load, error) {
 	ctx, stop := context.WithCancel(ctx)
-	l := &Load{servers: servers, pace: pace, stop: stop}
+	l := &Load{stop: stop}
 	for i, s := range servers {
 		db, err := sql.Open("mysql", s.DSN)
 		if err != nil {
 			stop()
 			return nil, err
 		}
-		db.SetMaxOpenConns(connections)
-		db.SetMaxIdleConns(connections)
-		w := &writer{load: l, db: db, server: s.Name, id: time.Now().UnixMicro()*10 + int64(i), ticks: make(chan struct{}), probe: make(chan struct{}, 1)}
-		w.probe <- struct{}{}
-		l.done.Go(func() { l.tick(ctx, w.ticks) })
-		var conns sync.WaitGroup
-		for range connections {
-			conns.Go(func() { w.run(ctx) })
-		}
-		l.done.Go(func() { conns.Wait(); db.Close() })
+		db.SetMaxOpenConns(1)
+		l.done.Go(func() {
+			defer db.Close()
+			l.write(ctx, db, s.Name, time.Now().UnixMicro()*10+int64(i), pace)
+		})
 	}
 	return l, nil
 }
 
-// tick paces the writers of one server; ticks that nobody can take are dropped.
-func (l *Load) tick(ctx context.Context, ticks chan<- struct{}) {
-	t := time.NewTicker(l.pace)
-	defer t.Stop()
-	for {
+func (l *Load) write(ctx context.Context, db *sql.DB, server string, writer int64, pace time.Duration) {
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for row := (Row{Writer: writer}); ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
-			select {
-			case ticks <- struct{}{}:
-			default:
-			}
+		case <-tick.C:
 		}
-	}
-}
-
-// writer writes to one server over several connections. While the server refuses
-// rows, only the connection that holds the probe asks.
-type writer struct {
-	load   *Load
-	db     *sql.DB
-	server string
-	id     int64
-	seq    atomic.Int64
-	ticks  chan struct{}
-	open   atomic.Bool // the last row was acknowledged
-	probe  chan struct{}
-}
-
-func (w *writer) run(ctx context.Context) {
-	for {
-		if !w.open.Load() {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(refusedWait):
-				continue // another one may have opened it
-			case <-w.probe:
-			}
-			w.insert(ctx)
-			w.probe <- struct{}{}
+		row.Seq++
+		cctx, cancel := context.WithTimeout(ctx, commitBound)
+		_, err := db.ExecContext(cctx, fmt.Sprintf("INSERT INTO load_rows VALUES (%d, %d)", row.Writer, row.Seq))
+		cancel()
+		if err == nil {
+			l.acked(Ack{row, server, time.Now()})
 			continue
 		}
+		wait := refusedWait
+		var refused *mysql.MySQLError
+		if errors.As(err, &refused) && refused.Number == accessDenied {
+			wait = 100 * time.Millisecond // a login costs the server a lot
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-w.ticks:
-			w.insert(ctx)
+		case <-time.After(wait):
 		}
-	}
-}
-
-func (w *writer) insert(ctx context.Context) {
-	row := Row{w.id, w.seq.Add(1)}
-	cctx, cancel := context.WithTimeout(ctx, commitBound)
-	_, err := w.db.ExecContext(cctx, fmt.Sprintf("INSERT INTO load_rows VALUES (%d, %d)", row.Writer, row.Seq))
-	cancel()
-	w.open.Store(err == nil)
-	if err == nil {
-		w.load.acked(Ack{row, w.server, time.Now()})
-		return
-	}
-	wait := refusedWait
-	var refused *mysql.MySQLError
-	if errors.As(err, &refused) && refused.Number == accessDenied {
-		wait = 100 * time.Millisecond // a login costs the server a lot
-	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(wait):
 	}
 }
 
@@ -221,7 +170,12 @@ func (l *Load) AwaitOther(ctx context.Context, not string, since time.Time) (Ack
 // Gap is the longest time between two acknowledgements that follow each other,
 // of those that end after from and begin before to.
 func Gap(acks []Ack, from, to time.Time) time.Duration {
-	var longest time.Duration
+	longest, _ := LongestGap(acks, from, to)
+	return longest
+}
+
+// LongestGap is [Gap], and when it began.
+func LongestGap(acks []Ack, from, to time.Time) (longest time.Duration, began time.Time) {
 	for i := 1; i < len(acks); i++ {
 		if acks[i].At.Before(from) {
 			continue
@@ -229,9 +183,11 @@ func Gap(acks []Ack, from, to time.Time) time.Duration {
 		if acks[i-1].At.After(to) {
 			break
 		}
-		longest = max(longest, acks[i].At.Sub(acks[i-1].At))
+		if gap := acks[i].At.Sub(acks[i-1].At); gap > longest {
+			longest, began = gap, acks[i-1].At
+		}
 	}
-	return longest
+	return longest, began
 }
 
 // init keeps the driver quiet about broken connections: breaking them is what
