@@ -18,6 +18,11 @@ import (
 // writer for each server, kill what can be killed, and look for every
 // acknowledged row on every server afterwards.
 
+// pace leaves the appliers of three servers on one disk room to catch up: a
+// replica that applies late does not enter the ack set, and these tests wait for
+// that. At full speed the benchmarks write.
+const pace = 4 * time.Millisecond
+
 // e2e is a sandbox under load.
 type e2e struct {
 	*testing.T
@@ -48,7 +53,7 @@ func newE2E(t *testing.T, base string) *e2e {
 	if err := load.CreateTable(t.Context(), st.Servers); err != nil {
 		t.Fatal(err)
 	}
-	if e.load, err = load.Start(context.Background(), st.Servers, time.Millisecond); err != nil {
+	if e.load, err = load.Start(context.Background(), st.Servers, pace); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { e.load.Stop() })
