@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -79,16 +80,9 @@ type snapshot []byte
 
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	if _, err := sink.Write(s); err != nil {
-		return fmt.Errorf("write snapshot: %w", errorsJoinCancel(err, sink))
+		return errors.Join(fmt.Errorf("write snapshot: %w", err), sink.Cancel())
 	}
 	return sink.Close()
 }
 
 func (s snapshot) Release() {}
-
-func errorsJoinCancel(err error, sink raft.SnapshotSink) error {
-	if cerr := sink.Cancel(); cerr != nil {
-		return fmt.Errorf("%w; cancel: %w", err, cerr)
-	}
-	return err
-}
