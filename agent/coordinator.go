@@ -22,22 +22,6 @@ const (
 	proofLasts = 500 * time.Millisecond
 )
 
-// orderBounds is how long a coordinator waits for the answer to an order. The
-// agent has bounds of its own; these are for answers that get lost.
-var orderBounds = map[raftfsm.Op]time.Duration{
-	raftfsm.OpSeal:     15 * time.Second,
-	raftfsm.OpPrepare:  2 * time.Minute,
-	raftfsm.OpPromote:  10 * time.Second,
-	raftfsm.OpBarrier:  10 * time.Second,
-	raftfsm.OpFollow:   time.Minute,
-	raftfsm.OpSetAcks:  5 * time.Second,
-	raftfsm.OpExclude:  5 * time.Second,
-	raftfsm.OpLockOut:  5 * time.Second,
-	raftfsm.OpAccounts: 10 * time.Second,
-	raftfsm.OpStart:    2 * time.Minute,
-	raftfsm.OpRebuild:  10 * time.Second,
-}
-
 // group is what a coordinator needs of Raft.
 type group interface {
 	Apply(ctx context.Context, cmd []byte) (index uint64, resp any, err error)
@@ -63,7 +47,8 @@ type coordinator struct {
 	kick chan struct{}
 
 	mu      sync.Mutex
-	board   *board // nil while this node does not lead
+	board   *raftfsm.Board // nil while this node does not lead
+	began   time.Time      // zero of the board's clock
 	doing   string
 	proven  time.Time // when leadership was last proven
 	orderWG sync.WaitGroup
@@ -79,7 +64,8 @@ func (c *coordinator) lead(ctx context.Context) {
 		return
 	}
 	c.mu.Lock()
-	c.board, c.proven, c.doing = newBoard(c.self, c.now()), c.now(), ""
+	c.began = c.now()
+	c.board, c.proven, c.doing = raftfsm.NewBoard(c.self, 0), c.began, ""
 	c.mu.Unlock()
 	c.log.Info("coordinating")
 	ctx, cancel = context.WithCancel(ctx)
@@ -134,8 +120,8 @@ func (c *coordinator) look() (raftfsm.State, raftfsm.View, bool) {
 	if c.board == nil {
 		return s, raftfsm.View{}, false
 	}
-	c.board.tick(c.now())
-	return s, c.board.view(&s, servers), true
+	c.board.Tick(c.now().Sub(c.began))
+	return s, c.board.View(&s, servers), true
 }
 
 // step decides once and does what was decided. It says whether to decide again
@@ -176,7 +162,7 @@ func (c *coordinator) commit(ctx context.Context, cmds []raftfsm.Command) bool {
 		c.mu.Lock()
 		c.proven = began
 		if cmd.Kind == raftfsm.CmdCheckpoint && c.board != nil {
-			c.board.checkpointed(cmd.Checkpoints)
+			c.board.Checkpointed(cmd.Checkpoints)
 		}
 		c.mu.Unlock()
 		if r, _ := resp.(raftfsm.Result); r.Dropped != "" {
@@ -257,13 +243,13 @@ func (c *coordinator) verify(ctx context.Context) error {
 
 // send gives an order and notes its answer when it comes.
 func (c *coordinator) send(ctx context.Context, o raftfsm.Order) {
-	bound := orderBounds[o.Op]
+	bound := raftfsm.OrderBound(o.Op)
 	c.mu.Lock()
 	if c.board == nil {
 		c.mu.Unlock()
 		return
 	}
-	c.board.sent(o, bound)
+	c.board.Sent(o)
 	c.mu.Unlock()
 	c.log.Debug("order", "op", o.Op, "to", o.To, "token", o.Token.String())
 	c.orderWG.Add(1)
@@ -280,8 +266,8 @@ func (c *coordinator) send(ctx context.Context, o raftfsm.Order) {
 		c.log.Debug("answer", "op", o.Op, "to", o.To, "token", o.Token.String(), "ok", a.OK, "code", a.Code, "err", a.Err, "took", took)
 		c.mu.Lock()
 		if c.board != nil {
-			c.board.tick(c.now())
-			c.board.answered(o, a)
+			c.board.Tick(c.now().Sub(c.began))
+			c.board.Answered(o, a)
 		}
 		c.mu.Unlock()
 		c.wake()
@@ -333,9 +319,8 @@ func (c *coordinator) report(ctx context.Context, r *raftfsm.Report) (raftfsm.Gr
 		c.mu.Unlock()
 		return raftfsm.Grant{}, errNotCoordinator
 	}
-	c.board.tick(c.now())
-	old := c.board.node(r.Node).report
-	c.board.reported(r)
+	c.board.Tick(c.now().Sub(c.began))
+	old := c.board.Reported(r)
 	c.mu.Unlock()
 	if notable(old, r) {
 		c.wake()

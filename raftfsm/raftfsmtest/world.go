@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"ha/raftfsm"
 )
@@ -20,6 +21,8 @@ import (
 var errUnsafe = errors.New("unsafe")
 
 const clusterID = "cluster-1"
+
+func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 
 // World is one cluster and all that surrounds it. Time is in milliseconds.
 type World struct {
@@ -82,11 +85,26 @@ type heldOrder struct {
 type coord struct {
 	id    raftfsm.NodeID
 	term  uint64
-	board *board
+	board *raftfsm.Board
 	busy  bool
 	state *raftfsm.State // of a deposed one: as it was
 	until int64          // a deposed one gives orders that long
 	run   int            // of its agent
+}
+
+// tick gives the board at the present time.
+func (c *coord) tick(w *World) *raftfsm.Board {
+	c.board.Tick(ms(w.now))
+	return c.board
+}
+
+// servers are the Raft servers: all members vote.
+func (w *World) servers() []raftfsm.RaftServer {
+	out := make([]raftfsm.RaftServer, 0, len(w.machine.State.Members))
+	for _, m := range w.machine.State.Members {
+		out = append(out, raftfsm.RaftServer{ID: m.ID, Voter: true})
+	}
+	return out
 }
 
 // gone says that the coordinator's process is no more.
@@ -312,7 +330,7 @@ func (w *World) Lead(id raftfsm.NodeID) {
 	}
 	w.term++
 	w.index++ // Raft's own entry
-	c := &coord{id: id, term: w.term, board: newBoard(w, id), run: w.agents[id].run}
+	c := &coord{id: id, term: w.term, board: raftfsm.NewBoard(id, ms(w.now)), run: w.agents[id].run}
 	w.leader, w.lastWhy = c, ""
 	w.say("coordinator %s", id)
 	w.loop(c)
@@ -450,7 +468,7 @@ func (w *World) decide(c *coord) {
 		s = &w.machine.State
 	}
 	state := s.Clone()
-	d := raftfsm.Decide(state, c.board.view(&state))
+	d := raftfsm.Decide(state, c.tick(w).View(&state, w.servers()))
 	if len(d.Commit) > 0 && len(d.Do) > 0 {
 		w.violate("a decision has both commands and orders")
 	}
@@ -491,10 +509,7 @@ func (w *World) commit(c *coord, cmds []raftfsm.Command) {
 			w.fault("L1: Decide wants %s, and Apply refuses it on the same state: %s", cmd.Kind, r.Dropped)
 		}
 		if cmd.Kind == raftfsm.CmdCheckpoint {
-			for _, p := range cmd.Checkpoints {
-				n := c.board.node(p.Node)
-				n.checkAt, n.checked = w.now, true
-			}
+			c.tick(w).Checkpointed(cmd.Checkpoints)
 		}
 	}
 	w.kick(c)
@@ -530,12 +545,12 @@ func orderText(o raftfsm.Order) string {
 
 func (w *World) send(c *coord, o raftfsm.Order) {
 	w.orders++
-	c.board.sent(o)
+	c.tick(w).Sent(o)
 	w.say("  order %s", orderText(o))
 	deliver := func() { w.deliver(c, o) }
-	w.after(orderBounds[o.Op], func() { // an answer that was lost
+	w.after(raftfsm.OrderBound(o.Op).Milliseconds(), func() { // an answer that was lost
 		if !c.gone(w) {
-			c.board.answered(o, raftfsm.Answer{Token: o.Token, Op: o.Op, Code: raftfsm.CodeUnreachable, Err: "no answer"})
+			c.tick(w).Answered(o, raftfsm.Answer{Token: o.Token, Op: o.Op, Code: raftfsm.CodeUnreachable, Err: "no answer"})
 		}
 	})
 	if i := slices.IndexFunc(w.holds, func(h hold) bool { return h.op == o.Op && h.to == o.To }); i >= 0 {
@@ -559,7 +574,7 @@ func (w *World) deliver(c *coord, o raftfsm.Order) {
 			if c.state == nil {
 				w.say("  answer %s", answerText(o, ans))
 			}
-			c.board.answered(o, ans)
+			c.tick(w).Answered(o, ans)
 			w.kick(c)
 		})
 	}
@@ -598,7 +613,7 @@ func (w *World) sendReport(a *Agent, r *raftfsm.Report, then func(raftfsm.Grant,
 			then(raftfsm.Grant{}, false)
 			return
 		}
-		c.board.reported(r)
+		c.tick(w).Reported(r)
 		w.kickOn(c, r)
 		if w.leader != c || !w.majority(c.id) { // VerifyLeader
 			return
