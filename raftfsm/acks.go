@@ -25,7 +25,7 @@ func (d *decider) changeAcks(p *NodeView) bool {
 // its report does not show that it does.
 func (d *decider) addAcker(p *NodeView) bool {
 	for _, m := range d.s.DataMembers() {
-		if _, acker := d.s.Acker(m.ID); acker || m.ID == d.s.Primary || !d.mayEnter(p, m) {
+		if _, acker := d.s.Acker(m.ID); acker || m.ID == d.s.Primary || m.Leaving || !d.mayEnter(p, m) {
 			continue
 		}
 		d.commit(Command{Kind: CmdAcks, K: d.s.K, Why: m.Name + " enters the ack set",
@@ -97,6 +97,9 @@ func (d *decider) attachedBut(id NodeID) int {
 
 func (d *decider) shouldLeave(p *NodeView, a Acker) bool {
 	n := d.v.Node(a.Node)
+	if m, ok := d.s.Member(a.Node); ok && m.Leaving {
+		return true
+	}
 	// An acker without an agent acknowledges, but cannot be sealed: with it in A
 	// a dead primary could not be succeeded.
 	if n.Detached >= d.s.Policy.AckerGone || n.Age > d.s.Policy.Lease {

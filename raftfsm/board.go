@@ -19,7 +19,9 @@ type Board struct {
 	nodes      map[NodeID]*seenNode
 	phase      phaseKey
 	phaseSince time.Duration
-	ackers     []Acker // of the last view
+	request    uint64
+	asked      time.Duration // when that request was first seen
+	ackers     []Acker       // of the last view
 }
 
 type phaseKey struct {
@@ -128,7 +130,14 @@ func (b *Board) View(s *State, servers []RaftServer) View {
 			n.attachedAt = b.clock // a new reign starts to count anew
 		}
 	}
-	v := View{Self: b.self, Leading: b.clock, PhaseAge: b.clock - b.phaseSince}
+	var request uint64
+	if s.Request != nil {
+		request = s.Request.Index
+	}
+	if request != b.request {
+		b.request, b.asked = request, b.clock
+	}
+	v := View{Self: b.self, Leading: b.clock, PhaseAge: b.clock - b.phaseSince, RequestAge: b.clock - b.asked}
 	for _, m := range s.Members {
 		v.Nodes = append(v.Nodes, b.nodeView(m.ID, servers))
 	}
@@ -178,7 +187,7 @@ func (b *Board) nodeView(id NodeID, servers []RaftServer) NodeView {
 // has bounds of its own; these are for answers that get lost.
 func OrderBound(op Op) time.Duration {
 	switch op {
-	case OpPrepare, OpStart:
+	case OpPrepare, OpStart: // crash recovery, or an applier that is behind
 		return 2 * time.Minute
 	case OpFollow:
 		return time.Minute

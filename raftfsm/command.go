@@ -20,6 +20,8 @@ const (
 	CmdRevoke       Kind = "revoke"  // begin to close the current epoch
 	CmdPromote      Kind = "promote" // R4: the next epoch's whole tuple
 	CmdSettle       Kind = "settle"  // its first barrier was acknowledged
+	CmdRequest      Kind = "request" // a person asks for a switchover or failover; none: it is given up
+	CmdResume       Kind = "resume"  // a switchover that the primary declined: its reign goes on
 	CmdIntent       Kind = "intent"  // R5: what lowers need is announced first
 	CmdAcks         Kind = "acks"    // change (A, k)
 	CmdCheckpoint   Kind = "checkpoint"
@@ -35,6 +37,9 @@ type Command struct {
 	// version has moved; checkpoints, found, and member descriptions that name
 	// none are excepted.
 	On uint64 `json:"on"`
+	// At is the coordinator's wall clock in milliseconds since 1970. People see
+	// it beside events; nothing is decided by it.
+	At int64 `json:"at,omitempty"`
 
 	Cluster       string  `json:"cluster,omitempty"`
 	AgentPassword string  `json:"agent_password,omitempty"`
@@ -49,11 +54,13 @@ type Command struct {
 	Ackers      []Acker      `json:"ackers,omitempty"`
 	K           int          `json:"k,omitempty"`
 	Floor       gtid.Set     `json:"floor"`
-	Target      NodeID       `json:"target,omitempty"`
+	Request     *Request     `json:"request,omitempty"`
 	Intent      *Intent      `json:"intent,omitempty"`
 	Checkpoints []Checkpoint `json:"checkpoints,omitempty"`
 	Rebuild     *Rebuild     `json:"rebuild,omitempty"`
-	Why         string       `json:"why,omitempty"`
+	// Lossy: the promotion follows an epoch that could not be closed.
+	Lossy bool   `json:"lossy,omitempty"`
+	Why   string `json:"why,omitempty"`
 }
 
 // Encode gives the bytes of a log entry.

@@ -137,7 +137,8 @@ func sameOrder(a, b Order) bool {
 	}
 	return a.To == b.To && a.Op == b.Op && a.K == b.K && src(a.Source) == src(b.Source) && a.Ack == b.Ack &&
 		a.Discard == b.Discard && slices.Equal(a.Allowed, b.Allowed) && slices.Equal(a.Accounts, b.Accounts) &&
-		a.Account == b.Account && a.UUID == b.UUID && a.Former == b.Former && a.Lease == b.Lease
+		a.Account == b.Account && a.UUID == b.UUID && a.Former == b.Former && a.Lease == b.Lease &&
+		a.Gentle == b.Gentle && a.EndBlockers == b.EndBlockers && a.Await.Equal(b.Await) && a.Cut == b.Cut && a.Keep.Equal(b.Keep)
 }
 
 // carriedOut gives the answer of an order that was carried out.
@@ -166,7 +167,13 @@ func (d *decider) first() {
 // source is where the members find the primary.
 func (d *decider) source(m Member) *Source {
 	p, _ := d.s.Member(d.s.Primary)
-	return &Source{Node: p.ID, Host: p.MySQLHost, Port: p.MySQLPort, UUID: d.s.PrimaryUUID,
+	p.ServerUUID = d.s.PrimaryUUID
+	return d.sourceAt(p, m)
+}
+
+// sourceAt is where m finds another member.
+func (d *decider) sourceAt(p, m Member) *Source {
+	return &Source{Node: p.ID, Host: p.MySQLHost, Port: p.MySQLPort, UUID: p.ServerUUID,
 		User: m.ReplicationUser(), Password: m.ReplicationPassword}
 }
 

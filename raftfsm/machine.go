@@ -28,6 +28,7 @@ func (m *Machine) Apply(index uint64, c Command) Result {
 	if why := s.apply(index, c); why != "" {
 		return Result{Dropped: why}
 	}
+	s.remember(index, &m.State, c)
 	m.State = s
 	return Result{}
 }
@@ -74,6 +75,10 @@ func (s *State) apply(index uint64, c Command) string {
 		why = s.promote(index, c)
 	case CmdSettle:
 		why = s.settle(index, c)
+	case CmdRequest:
+		why = s.setRequest(index, c)
+	case CmdResume:
+		why = s.resume(index, c)
 	case CmdIntent:
 		why = s.setIntent(c)
 	case CmdAcks:
@@ -174,7 +179,7 @@ func (s *State) revoke(index uint64, c Command) string {
 		return "already being closed"
 	}
 	s.Phase, s.PhaseIndex = PhaseRevoke, index
-	s.Why, s.Target, s.Intent = c.Why, c.Target, nil
+	s.Why, s.Intent = c.Why, nil
 	return ""
 }
 
@@ -195,11 +200,14 @@ func (s *State) promote(index uint64, c Command) string {
 	if why := s.checkAcks(c.Primary, c.Ackers, c.K); why != "" {
 		return why
 	}
-	if !c.Floor.Contains(s.Floor) {
+	if c.Lossy && (s.Request == nil || !s.Request.AllowLoss) {
+		return "nobody has accepted a loss"
+	}
+	if !c.Lossy && !c.Floor.Contains(s.Floor) {
 		return "the candidate lacks the floor"
 	}
 	if n := len(s.History); n > 0 {
-		s.History[n-1].Why = s.Why
+		s.History[n-1].Why, s.History[n-1].Lossy = s.Why, c.Lossy
 	}
 	s.History = append(s.History, Reign{Epoch: c.Epoch, Primary: c.Primary, UUID: c.PrimaryUUID, Async: c.K == 0})
 	if len(s.History) > maxHistory {
@@ -208,7 +216,7 @@ func (s *State) promote(index uint64, c Command) string {
 	s.Epoch, s.Primary, s.PrimaryUUID = c.Epoch, c.Primary, c.PrimaryUUID
 	s.Ackers, s.K, s.Floor = sortAckers(c.Ackers), c.K, c.Floor
 	s.Phase, s.PhaseIndex = PhasePromote, index
-	s.Target = ""
+	s.Request = nil
 	return ""
 }
 
@@ -226,6 +234,9 @@ func (s *State) setIntent(c Command) string {
 	}
 	if s.Intent != nil && c.Intent != nil {
 		return "another change of the ack set is under way"
+	}
+	if s.Request != nil && c.Intent != nil {
+		return "a " + string(s.Request.Kind) + " is under way"
 	}
 	s.Intent = c.Intent
 	return ""

@@ -49,7 +49,7 @@ func (d *decider) promotedDied(p *NodeView) string {
 	case p.Age > d.s.Policy.DeadAfter && d.v.PhaseAge > d.s.Policy.DeadAfter:
 		return name + " was lost while it was being promoted"
 	case p.Report != nil && p.Report.Token.Epoch == d.s.Epoch && p.Report.Mysqld == MysqldDown:
-		return "mysqld of " + name + " died while it was being promoted"
+		return mysqldGone + name + " died while it was being promoted"
 	case opened && d.fresh(p) && p.Report.Mysqld == MysqldRunning && p.Report.SuperReadOnly:
 		return name + " is read-only: its agent fenced it"
 	case mine && !o.Flight && o.Failed >= maxPromoteFailures:

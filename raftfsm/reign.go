@@ -12,25 +12,40 @@ import (
 // follow, who may acknowledge.
 func (d *decider) reign() {
 	p := d.v.Node(d.s.Primary)
-	if why := d.trigger(p); why != "" {
-		if d.s.Policy.Paused {
+	if r := d.s.Request; r != nil && r.Kind == RequestFailover {
+		d.request(p)
+		return
+	}
+	if why, dead := d.trigger(p); why != "" {
+		switch wait := d.coolDown(); {
+		case d.s.Policy.Paused:
 			d.why("paused; would fail over: %s", why)
-			return
+		case !dead && wait > 0:
+			d.why("%s; it took over only a moment ago, waiting for %s", why, wait)
+			d.recheck(wait)
+		default:
+			d.commit(Command{Kind: CmdRevoke, Epoch: d.s.Epoch, Why: why})
 		}
-		d.commit(Command{Kind: CmdRevoke, Epoch: d.s.Epoch, Why: why})
 		return
 	}
 	if !d.fresh(p) || p.Report.Mysqld != MysqldRunning || p.Report.Token.Epoch != d.s.Epoch {
+		if d.s.Request != nil {
+			d.commit(Command{Kind: CmdRequest, Why: "nothing is heard of " + d.name(d.s.Primary)})
+		}
 		if d.out.Why == "" {
 			d.why("waiting for a report of %s", d.name(d.s.Primary))
 		}
 		d.recheck(retryStep)
 		return
 	}
-	if d.describe() || d.checkpoints() || d.lowerShort() || d.recordFact(p) || d.changeAcks(p) {
+	if d.request(p) || d.describe() || d.checkpoints() || d.lowerShort() || d.recordFact(p) || d.changeAcks(p) || d.forget() {
 		return
 	}
+	d.cureLostAck(p)
 	d.accounts(p)
+	if p.Report.SleepingEvents > 0 {
+		d.keep(Order{To: d.s.Primary, Op: OpEvents})
+	}
 	for _, m := range d.s.DataMembers() {
 		if m.ID != d.s.Primary {
 			d.replica(p, m)
@@ -39,37 +54,105 @@ func (d *decider) reign() {
 	d.handover()
 }
 
-// trigger says why the primary has to be replaced (section 7); empty: not.
-func (d *decider) trigger(p *NodeView) string {
+// coolDown is how long a primary that lives is still left alone after the last
+// promotion. A coordinator that did not see that does not hold back.
+func (d *decider) coolDown() time.Duration {
+	if len(d.s.History) < 2 || d.v.PhaseAge >= d.v.Leading {
+		return 0
+	}
+	return d.s.Policy.CoolDown - d.v.PhaseAge
+}
+
+// mysqldGone begins the reason of a failover from a server that died.
+const mysqldGone = "mysqld of "
+
+// trigger says why the primary has to be replaced (section 7); empty: not. dead
+// says that its mysqld has ended for sure.
+func (d *decider) trigger(p *NodeView) (why string, dead bool) {
 	name := d.name(d.s.Primary)
 	r := p.Report
 	if r != nil && d.fresh(p) {
 		switch {
 		case r.Mysqld == MysqldDown && r.Token.Epoch == d.s.Epoch:
-			return "mysqld of " + name + " is gone"
+			return mysqldGone + name + " is gone", true
 		case r.Mysqld == MysqldHung && r.HungFor >= d.s.Policy.HungAfter:
-			return "mysqld of " + name + " hangs"
+			return mysqldGone + name + " hangs", false
 		case r.Mysqld == MysqldRunning && r.SuperReadOnly && r.Token.Epoch == d.s.Epoch && d.v.PhaseAge > d.s.Policy.DeadAfter:
-			return name + " is read-only: its agent fenced it"
+			return name + " is read-only: its agent fenced it", true
 		}
-		return ""
+		return d.diskTrigger(r), false
 	}
 	if p.Age <= d.s.Policy.DeadAfter {
-		return ""
+		return "", false
 	}
 	silent := "nothing was heard of " + name
 	switch hears := d.hears(); {
 	case !d.closable():
-		d.why("%s, and its epoch cannot be closed: start %s or %s", silent, name, d.wouldClose(nil))
-		return ""
+		d.why("%s, and its epoch cannot be closed: start %s", silent, d.wouldClose(nil))
+		return "", false
 	case !hears:
-		return silent + ", by its replicas neither"
+		return silent + ", by its replicas neither", false
 	case p.Age > d.s.Policy.Lease+fenceSlack:
-		return silent + " for longer than its lease"
+		return silent + " for longer than its lease", true // it is fenced, or has no agent
 	}
 	d.why("%s, but its replicas hear it: its agent is lost", silent)
 	d.recheck(retryStep)
+	return "", false
+}
+
+// DiskProblems are the codes of the problems for which a primary is replaced once
+// they have lasted, if another member does not have them.
+var DiskProblems = []string{"HA-DISK-FULL", "HA-READ-ONLY-FS", "HA-DISK-STALL"}
+
+func diskProblem(r *Report) (Problem, bool) {
+	for _, p := range r.Problems {
+		if slices.Contains(DiskProblems, p.Code) {
+			return p, true
+		}
+	}
+	return Problem{}, false
+}
+
+// diskTrigger: the primary's disk has been full, read-only or stalled for too long.
+func (d *decider) diskTrigger(r *Report) string {
+	problem, sick := diskProblem(r)
+	if !sick || problem.For < d.s.Policy.HungAfter || !d.closable() {
+		return ""
+	}
+	for _, m := range d.s.DataMembers() {
+		n := d.v.Node(m.ID)
+		if m.ID == d.s.Primary || d.unfit(m.ID).Code != "" {
+			continue
+		}
+		if _, sick := diskProblem(n.Report); !sick {
+			return "the disk of " + d.name(d.s.Primary) + " is not well (" + problem.Code + ")"
+		}
+	}
+	d.why("the disk of %s is not well (%s), and nobody else could take over", d.name(d.s.Primary), problem.Code)
 	return ""
+}
+
+// lostAckAfter is how long a commit may wait while enough ackers are attached: its
+// acknowledgement was lost then, and that of any later commit releases it.
+const lostAckAfter = time.Second
+
+// cureLostAck writes a row for what waits on a quiet primary.
+func (d *decider) cureLostAck(p *NodeView) {
+	if d.s.K > 0 && p.Report.Waiting > 0 && p.Report.WaitingFor >= lostAckAfter && len(d.attached()) >= d.s.K {
+		d.why("a commit on %s waits though enough ackers are attached", d.name(d.s.Primary))
+		d.keep(Order{To: d.s.Primary, Op: OpBarrier, Allowed: uuids(d.s.Ackers)})
+	}
+}
+
+// forget removes members that are to leave and that nothing rests on.
+func (d *decider) forget() bool {
+	for _, m := range d.s.Members {
+		if _, acker := d.s.Acker(m.ID); m.Leaving && !acker && m.ID != d.s.Primary {
+			d.commit(Command{Kind: CmdRemoveMember, Node: m.ID})
+			return true
+		}
+	}
+	return false
 }
 
 // hears says that some acker still receives from the primary.
@@ -199,7 +282,7 @@ func (d *decider) replica(p *NodeView, m Member) {
 	}
 	switch r := n.Report; r.Mysqld {
 	case MysqldDown:
-		d.keep(Order{To: m.ID, Op: OpStart})
+		d.keep(d.start(p, n, m))
 	case MysqldRunning:
 		if r.ClusterOnDisk != "" && r.ClusterOnDisk != d.s.Cluster {
 			d.why("mysqld of %s holds the data of cluster %s: it does not follow", m.Name, r.ClusterOnDisk)
@@ -221,6 +304,34 @@ func (d *decider) replica(p *NodeView, m Member) {
 			d.follow(p, n, m, acker)
 		}
 	}
+}
+
+// start makes a member's mysqld run. What a former primary has not got through to
+// the others is cut off before (R9).
+func (d *decider) start(p, n *NodeView, m Member) Order {
+	o := Order{To: m.ID, Op: OpStart}
+	if d.mayCut(m) {
+		o.Cut, o.Keep = true, p.Report.Executed
+		if last := n.under(OpStart, d.s); last != nil && last.Order.Cut {
+			o.Keep = last.Order.Keep // it has only grown since
+		}
+	}
+	return o
+}
+
+// mayCut says that what the member wrote in its last reign and the settled
+// primary lacks was never acknowledged: the reign waited for acknowledgements to
+// its end and was closed by the rules.
+func (d *decider) mayCut(m Member) bool {
+	if _, acker := d.s.Acker(m.ID); acker || d.s.Phase != PhaseSettled {
+		return false
+	}
+	for _, r := range slices.Backward(d.s.History) {
+		if r.UUID == m.ServerUUID {
+			return r.Epoch < d.s.Epoch && !r.Async && !r.Lossy
+		}
+	}
+	return false
 }
 
 // follows says that the channel is as it should be. A thread that tries to

@@ -40,7 +40,15 @@ const (
 	// primary: super_read_only returned and no commit waits, else SIGKILL and
 	// its binlog read offline. A replica whose mysqld is down is started
 	// without replication first; a former primary that is down is not started.
+	//
+	// Gentle, to a primary that is to be switched over: where that does not
+	// return soon the server goes on as before and the answer is CodeBlocked;
+	// EndBlockers ends the sessions in the way first. With Await a replica seals
+	// when it has executed that set, or after a second.
 	OpSeal Op = "seal"
+	// OpReady makes a replica ready to take over by a switchover: it waits until
+	// Await is executed and begins a new binary log.
+	OpReady Op = "ready"
 	// OpPrepare makes the candidate ready: starts its mysqld if it is down
 	// (super_read_only, without replication), applies all that it received,
 	// answers the executed set.
@@ -67,8 +75,13 @@ const (
 	// OpAccounts makes the primary create (and unlock) the replication
 	// accounts named in Accounts, and drop the locks of OpLockOut.
 	OpAccounts Op = "accounts"
+	// OpEvents makes the primary switch on the scheduled events that are off
+	// because it was a replica.
+	OpEvents Op = "events"
 	// OpStart starts mysqld of a former primary, super_read_only and without
-	// replication, so that its executed set can be compared.
+	// replication, so that its executed set can be compared. With Cut the
+	// transactions that Keep lacks are cut off its binary log first (R9), if
+	// that is possible.
 	OpStart Op = "start"
 	// OpRebuild copies the data of Source beside the node's own and swaps
 	// them. It is answered when begun; the report tells how it goes.
@@ -107,7 +120,12 @@ type Order struct {
 	UUID     string    `json:"uuid,omitempty"`
 	// Former says that the node is no acker of the epoch being closed (it may be
 	// a former primary): its mysqld is not started to be sealed.
-	Former bool `json:"former,omitempty"`
+	Former      bool     `json:"former,omitempty"`
+	Gentle      bool     `json:"gentle,omitempty"`
+	EndBlockers bool     `json:"end_blockers,omitempty"`
+	Await       gtid.Set `json:"await"`
+	Cut         bool     `json:"cut,omitempty"`
+	Keep        gtid.Set `json:"keep"`
 	// Lease is the index of the rebuild lease that OpRebuild carries out.
 	Lease uint64 `json:"lease,omitempty"`
 }
@@ -144,6 +162,7 @@ const (
 	CodeBusy       = "HA-BUSY"        // another order is being carried out
 	CodeNoGrant    = "HA-NO-GRANT"    // no lease could be had for the epoch (R8)
 	CodeStray      = "HA-STRAY-ACKER" // an acker outside the ack set is attached
+	CodeBlocked    = "HA-BLOCKED"     // it did not become read-only in time and goes on as before
 	CodeFailed     = "HA-FAILED"      // the server did not do it; Err says why
 	// CodeUnreachable is set by the coordinator: no answer came.
 	CodeUnreachable = "HA-UNREACHABLE"
@@ -203,8 +222,11 @@ type Report struct {
 	WaitingFor time.Duration `json:"waiting_for,omitempty"`
 	// Accounts are the replication accounts that exist here and are unlocked;
 	// looked at on a writable server only, nil when not looked at.
-	Accounts []string  `json:"accounts"` // none and not looked at differ
-	Problems []Problem `json:"problems,omitempty"`
+	Accounts []string `json:"accounts"` // none and not looked at differ
+	// SleepingEvents is the number of scheduled events that are switched off
+	// here as this server was a replica; looked at on a writable server only.
+	SleepingEvents int       `json:"sleeping_events,omitempty"`
+	Problems       []Problem `json:"problems,omitempty"`
 
 	// LeaseEpoch is the epoch of the grant held; 0 is none.
 	LeaseEpoch uint64 `json:"lease_epoch,omitempty"`
@@ -219,6 +241,8 @@ func (r *Report) Position() gtid.Set { return r.Executed.Union(r.Received) }
 type Problem struct {
 	Code string `json:"code"`
 	Text string `json:"text"`
+	// For is how long it has lasted, where that matters.
+	For time.Duration `json:"for,omitempty"`
 }
 
 // ReplicaReport is the replication channel.

@@ -20,13 +20,20 @@ type sealed struct {
 // closeEpoch closes the current epoch (R1), chooses and prepares a candidate
 // (R2) and commits the next one (R4).
 func (d *decider) closeEpoch() {
-	f, waitFor := d.sealAll()
-	if !d.closed(f) {
+	f, waitFor, declined := d.sealAll()
+	lossy := !d.closed(f) && len(f) > 0 && d.lossAllowed()
+	if declined {
+		return
+	}
+	if !d.closed(f) && !lossy {
 		d.why("closing epoch %d (%s): sealed %s, need %s", d.s.Epoch, d.s.Why, orNobody(names(d.s, ids(f))), d.wouldClose(f))
 		d.recheck(retryStep)
 		return
 	}
 	required := d.required(f)
+	if lossy {
+		required = requirement{gtid.Set{}} // the best of those that answer
+	}
 	cands := d.candidates(f, required)
 	if wait := d.worthWaiting(f, cands, waitFor); wait > 0 {
 		d.why("epoch %d is closed; waiting a moment for %s", d.s.Epoch, names(d.s, waitFor))
@@ -40,10 +47,15 @@ func (d *decider) closeEpoch() {
 		return
 	}
 	for _, c := range cands {
+		if wait := d.crashLoop(c.m.ID) - d.v.PhaseAge; wait > 0 {
+			d.why("%s dies again and again; it is started in %s", c.m.Name, wait)
+			d.recheck(wait)
+			return
+		}
 		executed, uuid, state := d.prepare(c, required)
 		switch state {
 		case prepareReady:
-			d.promote(c, executed, uuid, f)
+			d.promote(c, executed, uuid, f, lossy)
 			return
 		case prepareWaiting:
 			d.why("epoch %d is closed; %s applies what it has received", d.s.Epoch, c.m.Name)
@@ -56,8 +68,12 @@ func (d *decider) closeEpoch() {
 }
 
 // sealAll asks every data member to seal and gives those that did, and those
-// that may still do.
-func (d *decider) sealAll() (f []sealed, waitFor []NodeID) {
+// that may still do. done: the primary of a switchover is asked first.
+func (d *decider) sealAll() (f []sealed, waitFor []NodeID, done bool) {
+	handed, done := d.handOver()
+	if done {
+		return nil, nil, true
+	}
 	for _, m := range d.s.DataMembers() {
 		if _, leased := d.s.Rebuild(m.ID); leased {
 			continue // its data are no whole copy of anything
@@ -66,7 +82,17 @@ func (d *decider) sealAll() (f []sealed, waitFor []NodeID) {
 		if m.ID == d.s.Primary && d.deadAndNotNeeded() {
 			continue
 		}
-		o := d.give(Order{To: m.ID, Op: OpSeal, Former: !acker})
+		ask := Order{To: m.ID, Op: OpSeal, Former: !acker}
+		switch {
+		case handed == nil:
+		case m.ID == d.s.Primary:
+			ask = d.v.Node(m.ID).last(OpSeal).Order
+		case m.ID == d.target():
+			ask.Await = handed.Position()
+		case d.isChained(m.ID):
+			continue // it acknowledges the target's commits already
+		}
+		o := d.give(ask)
 		a := carriedOut(o)
 		switch {
 		case a == nil:
@@ -82,7 +108,7 @@ func (d *decider) sealAll() (f []sealed, waitFor []NodeID) {
 			f = append(f, sealed{m: m, a: a, age: o.Age})
 		}
 	}
-	return f, waitFor
+	return f, waitFor, false
 }
 
 // askDeadAfter is how long the ackers have to close an epoch whose primary's
@@ -191,7 +217,7 @@ func (d *decider) candidates(f []sealed, required requirement) []sealed {
 		}
 		switch {
 		case x.a.ApplierError != "" && !required.metBy(x.a.Executed):
-		case x.m.NoPromote && x.m.ID != d.s.Primary:
+		case (x.m.NoPromote || x.m.Leaving) && x.m.ID != d.s.Primary:
 		case !required.metBy(x.a.Position()):
 		case !errant.IsEmpty():
 		case d.newerThanOthers(x, f):
@@ -201,10 +227,12 @@ func (d *decider) candidates(f []sealed, required requirement) []sealed {
 	}
 	slices.SortStableFunc(out, func(a, b sealed) int {
 		return cmp.Or(
-			first(a.m.ID == d.s.Target, b.m.ID == d.s.Target),
+			first(a.m.ID == d.target(), b.m.ID == d.target()),
 			first(a.a.Running, b.a.Running),
-			// A primary that was sealed alive was no dead primary: it stays.
-			first(d.s.Target == "" && a.m.ID == d.s.Primary, d.s.Target == "" && b.m.ID == d.s.Primary),
+			// A primary that was sealed alive was no dead primary: it stays, unless
+			// somebody wants another one.
+			first(d.stays(a), d.stays(b)),
+			first(!d.unwanted(a), !d.unwanted(b)),
 			cmp.Compare(b.a.Position().Count(), a.a.Position().Count()),
 			cmp.Compare(b.a.Executed.Count(), a.a.Executed.Count()),
 			cmp.Compare(b.m.Priority, a.m.Priority),
@@ -213,6 +241,13 @@ func (d *decider) candidates(f []sealed, required requirement) []sealed {
 	})
 	return out
 }
+
+// unwanted: a person asked for another primary than the present one.
+func (d *decider) unwanted(x sealed) bool {
+	return x.m.ID == d.s.Primary && d.s.Request != nil && d.s.Request.Kind == RequestFailover
+}
+
+func (d *decider) stays(x sealed) bool { return x.m.ID == d.s.Primary && !d.unwanted(x) }
 
 // newerThanOthers: MySQL replicates from an older source to a newer replica,
 // not the other way.
@@ -237,7 +272,7 @@ func (d *decider) worthWaiting(f, cands []sealed, waitFor []NodeID) time.Duratio
 		return 0
 	}
 	limit := stragglers
-	if len(cands) == 0 || len(d.ackersOf(cands[0], cands[0].a.Position(), f)) < d.s.KPolicy() {
+	if t := d.target(); len(cands) == 0 || t != "" && slices.Contains(waitFor, t) || len(d.ackersOf(cands[0], cands[0].a.Position(), f)) < d.s.KPolicy() {
 		limit = stragglersShort
 	}
 	return limit - d.closedFor(f)
@@ -253,6 +288,31 @@ func (d *decider) closedFor(f []sealed) time.Duration {
 		}
 	}
 	return 0
+}
+
+const (
+	crashesFree = 3 // restarts in place at once, before they are slowed down
+	crashMost   = 30 * time.Second
+)
+
+// crashLoop is how long a member whose mysqld died in each of its last reigns
+// waits before the next one.
+func (d *decider) crashLoop(id NodeID) time.Duration {
+	n := 0
+	for i, r := range slices.Backward(d.s.History) {
+		why := r.Why
+		if i == len(d.s.History)-1 {
+			why = d.s.Why // the one that is being closed
+		}
+		if r.Primary != id || !strings.HasPrefix(why, mysqldGone) {
+			break
+		}
+		n++
+	}
+	if n < crashesFree {
+		return 0
+	}
+	return min(time.Second<<min(n-crashesFree, 10), crashMost)
 }
 
 type prepareState int
@@ -294,20 +354,39 @@ func (d *decider) prepareError(cands []sealed) string {
 }
 
 // promote is R4: one commit names the whole next reign.
-func (d *decider) promote(c sealed, executed gtid.Set, uuid string, f []sealed) {
+func (d *decider) promote(c sealed, executed gtid.Set, uuid string, f []sealed, lossy bool) {
 	var ackers []Acker
 	if d.s.Primary != "" { // the first primary has no replication accounts yet: it grows by R5
 		ackers = d.ackersOf(c, executed, f)
+	}
+	if c.m.ID == d.target() {
+		ackers = append(ackers, d.chainedAckers(f)...)
 	}
 	k := min(d.s.KPolicy(), len(ackers))
 	if k == 0 && d.s.K > 0 && d.s.KPolicy() > 0 && d.s.Policy.Availability == Strict {
 		ackers = d.allOthers(c.m.ID, executed, f)
 		k = min(1, len(ackers))
 	} else {
-		ackers = append(ackers, d.unsealed(c.m.ID, f)...)
+		for _, a := range d.unsealed(c.m.ID, f) {
+			if !slices.Contains(ackers, a) {
+				ackers = append(ackers, a)
+			}
+		}
 	}
 	d.commit(Command{Kind: CmdPromote, Epoch: d.s.Epoch + 1, Primary: c.m.ID, PrimaryUUID: uuid,
-		Ackers: ackers, K: k, Floor: executed})
+		Ackers: ackers, K: k, Floor: executed, Lossy: lossy})
+}
+
+// chainedAckers are those that were not sealed as they replicate from the target
+// of a switchover already. What they hold came from the old primary or the target.
+func (d *decider) chainedAckers(f []sealed) []Acker {
+	var out []Acker
+	for _, a := range d.s.Ackers {
+		if d.isChained(a.Node) && !slices.Contains(ids(f), a.Node) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // ackersOf gives the members of F that can acknowledge the candidate's commits

@@ -3,7 +3,6 @@ package raftfsm
 import (
 	"slices"
 	"strings"
-	"time"
 
 	"ha/mysqlctl/gtid"
 )
@@ -43,6 +42,8 @@ type Member struct {
 	Priority  int    `json:"priority,omitempty"` // higher is preferred
 	NoPromote bool   `json:"no_promote,omitempty"`
 	Zone      string `json:"zone,omitempty"`
+	// Leaving: a person wants it forgotten; it leaves the ack set first.
+	Leaving bool `json:"leaving,omitempty"`
 
 	// RebuildsFailed counts copies onto this node that failed in a row; after
 	// maxRebuilds of them a person has to look.
@@ -57,52 +58,6 @@ func (m Member) ReplicationUser() string { return "ha_r_" + string(m.ID) }
 type Acker struct {
 	Node       NodeID `json:"node"`
 	ServerUUID string `json:"server_uuid"`
-}
-
-// Availability says what happens when fewer ackers than wanted can be had.
-type Availability string
-
-const (
-	// Available lowers k to the number of ackers that there are.
-	Available Availability = "available"
-	// Strict keeps k: writes wait.
-	Strict Availability = "strict"
-)
-
-// Policy is what operators may set. Durations are in nanoseconds in JSON.
-type Policy struct {
-	// Acks is the wanted k; negative means half of the data members.
-	Acks         int           `json:"acks"`
-	Availability Availability  `json:"availability"`
-	DeadAfter    time.Duration `json:"dead_after"`    // silence after which a node is taken for dead
-	Lease        time.Duration `json:"lease"`         // how long a grant lasts
-	AckerGone    time.Duration `json:"acker_gone"`    // detached that long, an acker leaves the ack set
-	AcksShort    time.Duration `json:"acks_short"`    // fewer than k attached that long, k is lowered (available)
-	HungAfter    time.Duration `json:"hung_after"`    // mysqld without an answer that long is hung
-	MaxAckerLag  time.Duration `json:"max_acker_lag"` // an acker that applies later than that leaves, if k remain
-	MaxVoters    int           `json:"max_voters"`
-	ForgetAfter  time.Duration `json:"forget_after"` // a voter dead that long is replaced
-	// RebuildDiverged lets a diverged node be copied anew without a person.
-	RebuildDiverged bool `json:"rebuild_diverged"`
-	Paused          bool `json:"paused,omitempty"` // opens no Revoke; leases go on
-}
-
-// DefaultPolicy is what a new cluster starts with; docs/ADR and the design
-// give the reasons.
-func DefaultPolicy() Policy {
-	return Policy{
-		Acks:            -1,
-		Availability:    Available,
-		DeadAfter:       1500 * time.Millisecond,
-		Lease:           5 * time.Second,
-		AckerGone:       2 * time.Second,
-		AcksShort:       time.Second,
-		HungAfter:       3 * time.Second,
-		MaxAckerLag:     30 * time.Second,
-		MaxVoters:       5,
-		ForgetAfter:     10 * time.Minute,
-		RebuildDiverged: true,
-	}
 }
 
 // IntentKind is a change of (A, k) that lowers need and is therefore done and
@@ -175,13 +130,14 @@ type State struct {
 	Phase       Phase    `json:"phase"`
 	PhaseIndex  uint64   `json:"phase_index"` // Raft index of the command that opened the phase
 
-	Why    string  `json:"why,omitempty"`    // why the phase was opened
-	Target NodeID  `json:"target,omitempty"` // wanted next primary, of a switchover
-	Intent *Intent `json:"intent,omitempty"`
+	Why     string   `json:"why,omitempty"` // why the phase was opened
+	Request *Request `json:"request,omitempty"`
+	Intent  *Intent  `json:"intent,omitempty"`
 
 	Rebuilds    []Rebuild    `json:"rebuilds,omitempty"`    // by recipient
 	Checkpoints []Checkpoint `json:"checkpoints,omitempty"` // by node
 	History     []Reign      `json:"history,omitempty"`     // oldest first, capped
+	Events      []Event      `json:"events,omitempty"`      // oldest first, capped
 }
 
 // Member gives the member with this id.
@@ -225,9 +181,14 @@ func (s *State) DataMembers() []Member {
 }
 
 // KPolicy is how many acks are wanted: the policy's number, or half of the data
-// members in State (not of those alive).
+// members in State (not of those alive) that are to stay.
 func (s *State) KPolicy() int {
-	n := len(s.DataMembers())
+	n := 0
+	for _, m := range s.DataMembers() {
+		if !m.Leaving {
+			n++
+		}
+	}
 	if s.Policy.Acks >= 0 {
 		return min(s.Policy.Acks, max(n-1, 0))
 	}
@@ -277,6 +238,11 @@ func (s State) Clone() State {
 	s.Rebuilds = slices.Clone(s.Rebuilds)
 	s.Checkpoints = slices.Clone(s.Checkpoints)
 	s.History = slices.Clone(s.History)
+	s.Events = slices.Clip(s.Events) // only ever appended to
+	if s.Request != nil {
+		r := *s.Request
+		s.Request = &r
+	}
 	if s.Intent != nil {
 		i := *s.Intent
 		s.Intent = &i

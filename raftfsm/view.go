@@ -10,7 +10,9 @@ type View struct {
 	Leading time.Duration
 	// PhaseAge is how long it has known the current phase.
 	PhaseAge time.Duration
-	Nodes    []NodeView // by id
+	// RequestAge is how long it has known the present request.
+	RequestAge time.Duration
+	Nodes      []NodeView // by id
 }
 
 // NodeView is what is seen of one node.

@@ -393,7 +393,22 @@ func (t *task) carryOut() {
 		})
 	case raftfsm.OpAccounts:
 		alive(func() { t.accounts() })
+	case raftfsm.OpReady:
+		alive(func() {
+			t.wait(10000, func() bool { return !m.usable() || m.executed.Contains(o.Await) }, func() {
+				if !m.usable() {
+					t.fail(raftfsm.CodeFailed, "mysqld died")
+					return
+				}
+				t.ok()
+			}, t.failed("not caught up"))
+		})
+	case raftfsm.OpEvents:
+		alive(t.ok)
 	case raftfsm.OpStart:
+		if o.Cut && !m.up && !m.starting && a.role == rolePrimary && a.reign < o.Token.Epoch {
+			_ = m.cutTail(o.Keep) // if it must not be cut, it is started and compared
+		}
 		t.ensureUp(func() {
 			t.position(true)
 			if a.role != rolePrimary || a.reign < o.Token.Epoch && m.sro {
@@ -445,6 +460,10 @@ func (t *task) seal() {
 		t.offline()
 		return
 	}
+	if t.reigned() && m.up && t.order.Gentle {
+		t.sealGently()
+		return
+	}
 	if t.reigned() && m.up {
 		t.readOnly(func() {
 			a.armed = false
@@ -460,6 +479,39 @@ func (t *task) seal() {
 		})
 		return
 	}
+	t.ensureUp(func() {
+		t.wait(1000, func() bool { return !m.usable() || m.executed.Contains(t.order.Await) }, t.sealReplica, t.sealReplica)
+	})
+}
+
+// sealGently makes the primary read-only, or leaves it as it was.
+func (t *task) sealGently() {
+	a, m := t.a, t.a.md
+	returned := false
+	if !m.usable() {
+		t.fail(raftfsm.CodeFailed, "mysqld does not answer")
+		return
+	}
+	m.setReadOnly(func(ok bool) { returned = ok })
+	t.wait(300, func() bool { return returned || !m.usable() }, func() {
+		if !m.usable() || !returned {
+			t.fail(raftfsm.CodeFailed, "mysqld died")
+			return
+		}
+		a.armed = false
+		m.stopIO()
+		t.later(func() {
+			t.position(true)
+			t.ok()
+		})
+	}, func() {
+		m.killSet()
+		t.fail(raftfsm.CodeBlocked, "commits wait")
+	})
+}
+
+func (t *task) sealReplica() {
+	m := t.a.md
 	t.ensureUp(func() {
 		t.wait(1000, m.usable, func() {
 			m.stopIO()

@@ -14,6 +14,8 @@ type Txn struct {
 	key  string // GTID
 	set  gtid.Set
 	Body string
+	// lasting: its effect is not rolled back when its record is cut off.
+	lasting bool
 }
 
 // waiter is a commit that waits for its acknowledgements: in the binlog, not in
@@ -53,6 +55,8 @@ type Mysqld struct {
 	accounts map[raftfsm.NodeID]bool // true: unlocked
 	cluster  bool
 	free     uint64 // below it no number of uuid is free
+	lastFile int    // where the last binlog file begins
+	inUse    bool   // that file was not closed
 
 	// In memory.
 	up, starting bool
@@ -114,6 +118,7 @@ func (m *Mysqld) start() {
 	m.sro, m.setting, m.sourceOn, m.k = true, nil, false, 1
 	m.waiters, m.acked, m.dumps = nil, map[string]int{}, nil
 	m.flag, m.io, m.ioErr, m.sql = false, false, "", false
+	m.lastFile, m.inUse = len(m.binlog), true
 	for _, t := range m.binlog {
 		m.engine(t)
 	}
@@ -383,6 +388,9 @@ func (m *Mysqld) pump(n int) {
 // acknowledge sends an ack. It is lost if the source has died by then; an ack
 // that is in the socket when the receiver stops may still count.
 func (m *Mysqld) acknowledge(d *dump, src *Mysqld, at int) {
+	if m.w.loseAcks {
+		return
+	}
 	run := src.run
 	m.w.after(m.w.ackDelay(), func() {
 		if src.run == run && src.usable() && m.w.linked(m.node, src.node) && (m.link == d || m.w.chance(30)) {

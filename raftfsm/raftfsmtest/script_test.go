@@ -230,6 +230,16 @@ func (s *script) do(line string) {
 			p.Acks = n
 		}
 		w.append(raftfsm.Command{Kind: raftfsm.CmdPolicy, On: w.machine.State.Version, Policy: &p})
+	case "switchover", "failover": // [to NODE] [allow-data-loss]
+		var to raftfsm.NodeID
+		if arg(1) == "to" {
+			to = id(2)
+		}
+		w.Ask(raftfsm.RequestKind(f[0]), to, f[len(f)-1] == "allow-data-loss")
+	case "lose", "keep": // acks
+		w.loseAcks = f[0] == "lose"
+	case "leave": // NODE is to be forgotten
+		w.Leave(id(1))
 	case "state":
 		s.out = append(s.out, strings.Split(strings.TrimSpace(w.Describe()), "\n")...)
 	case "expect":

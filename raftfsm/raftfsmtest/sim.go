@@ -14,7 +14,7 @@ type Sim struct {
 }
 
 // profiles are kinds of faults: general walks do not find everything.
-var profiles = []string{"general", "members", "double", "agents", "quiet"}
+var profiles = []string{"general", "members", "double", "agents", "quiet", "operator"}
 
 // NewSim prepares the run of a seed.
 func NewSim(seed uint64, profile string) *Sim {
@@ -258,6 +258,24 @@ func (s *Sim) strike(ids []raftfsm.NodeID) {
 				agent(pick())
 			}
 			w.after(w.jitter(5, 400), next)
+			return
+		case "operator": // people ask for things, and other things go wrong
+			switch w.rng.IntN(8) {
+			case 0, 1, 2, 3:
+				id := pick()
+				w.say("--- switchover to %s", id)
+				w.Ask(raftfsm.RequestSwitchover, id, false)
+			case 4:
+				w.say("--- failover")
+				w.Ask(raftfsm.RequestFailover, "", false)
+			case 5:
+				w.after(w.jitter(1, 60), lead)
+			case 6:
+				mysqld(pick())
+			default:
+				cut(pick())
+			}
+			w.after(w.jitter(5, 1500), next)
 			return
 		case "agents": // mysqlds live on while agents die
 			switch w.rng.IntN(6) {
