@@ -40,6 +40,12 @@ func newE2E(t *testing.T, base string) *e2e {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return loaded(t, st)
+}
+
+// loaded puts a sandbox under load, and takes it down at the end.
+func loaded(t *testing.T, st *stage.Stage) *e2e {
+	t.Helper()
 	e := &e2e{T: t, Stage: st}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -53,6 +59,7 @@ func newE2E(t *testing.T, base string) *e2e {
 	if err := load.CreateTable(t.Context(), st.Servers); err != nil {
 		t.Fatal(err)
 	}
+	var err error
 	if e.load, err = load.Start(context.Background(), st.Servers, pace); err != nil {
 		t.Fatal(err)
 	}

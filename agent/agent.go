@@ -51,6 +51,11 @@ type Agent struct {
 	coord  *coordinator
 	node   atomic.Pointer[nodeSide]
 	fatal  chan error
+
+	// Step, if set before Run, is called between the steps of what an agent does:
+	// "committed KIND" and "sending OP", "answered OP" where it coordinates,
+	// "stored OP" and "done OP" where it carries out. Tests die there.
+	Step func(step string)
 }
 
 // New checks the configuration and reads the secret; it starts nothing. Errors
@@ -262,7 +267,7 @@ func (a *Agent) peers() []string {
 // newCoordinator wires a coordinator to Raft and to the orders' way out.
 func (a *Agent) newCoordinator() *coordinator {
 	return &coordinator{self: a.id, fsm: a.fsm, raft: a.raft, servers: a.raftServers, change: a.changeVoters,
-		order: a.sendOrder, answers: a.answers, log: a.log, now: time.Now, kick: make(chan struct{}, 1)}
+		order: a.sendOrder, answers: a.answers, log: a.log, now: time.Now, kick: make(chan struct{}, 1), at: a.Step}
 }
 
 // coordinate coordinates whenever this node leads.

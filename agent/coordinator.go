@@ -43,6 +43,7 @@ type coordinator struct {
 	answers func(context.Context, raftfsm.Member) bool // its agent, when asked who it is
 	log     *slog.Logger
 	now     func() time.Time
+	at      func(step string) // nil but in tests
 
 	kick chan struct{}
 
@@ -165,6 +166,7 @@ func (c *coordinator) commit(ctx context.Context, cmds []raftfsm.Command) bool {
 			c.board.Checkpointed(cmd.Checkpoints)
 		}
 		c.mu.Unlock()
+		c.reached("committed " + string(cmd.Kind))
 		if r, _ := resp.(raftfsm.Result); r.Dropped != "" {
 			c.log.Debug("dropped", "cmd", cmd.Kind, "index", index, "why", r.Dropped)
 			return true
@@ -172,6 +174,12 @@ func (c *coordinator) commit(ctx context.Context, cmds []raftfsm.Command) bool {
 		c.announce(cmd, index)
 	}
 	return true
+}
+
+func (c *coordinator) reached(step string) {
+	if c.at != nil {
+		c.at(step)
+	}
 }
 
 // announce logs what changed: a person reads these lines.
@@ -252,6 +260,7 @@ func (c *coordinator) send(ctx context.Context, o raftfsm.Order) {
 	c.board.Sent(o)
 	c.mu.Unlock()
 	c.log.Debug("order", "op", o.Op, "to", o.To, "token", o.Token.String())
+	c.reached("sending " + string(o.Op))
 	c.orderWG.Add(1)
 	go func() {
 		defer c.orderWG.Done()
@@ -263,6 +272,7 @@ func (c *coordinator) send(ctx context.Context, o raftfsm.Order) {
 			a = raftfsm.Answer{Token: o.Token, Op: o.Op, Code: raftfsm.CodeUnreachable, Err: err.Error()}
 		}
 		took := c.now().Sub(began)
+		c.reached("answered " + string(o.Op))
 		c.log.Debug("answer", "op", o.Op, "to", o.To, "token", o.Token.String(), "ok", a.OK, "code", a.Code, "err", a.Err, "took", took)
 		c.mu.Lock()
 		if c.board != nil {

@@ -43,6 +43,8 @@ func refuse(code, format string, args ...any) error {
 // other one. Those that may start mysqld have StartTimeout on top.
 var limits = map[raftfsm.Op]time.Duration{
 	raftfsm.OpSeal:     30 * time.Second,
+	raftfsm.OpReady:    10 * time.Second,
+	raftfsm.OpEvents:   10 * time.Second,
 	raftfsm.OpPrepare:  time.Hour, // an applier far behind
 	raftfsm.OpPromote:  10 * time.Second,
 	raftfsm.OpBarrier:  10 * time.Second,
@@ -108,7 +110,9 @@ func (n *Node) execute(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) 
 		return err
 	}
 	defer release()
+	n.cfg.Step("stored " + string(o.Op))
 	err = n.carryOut(ctx, o, a)
+	n.cfg.Step("done " + string(o.Op))
 	if errors.Is(err, mysqlctl.ErrAbandoned) {
 		// It may take effect at any time: the next order must not meet it.
 		err = errors.Join(err, n.kill(context.WithoutCancel(ctx)))

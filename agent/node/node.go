@@ -74,6 +74,10 @@ type Config struct {
 	Opened func(left time.Duration)
 	Closed func()
 
+	// Step, if set, is called when an order's token is stored ("stored OP") and
+	// when it was carried out ("done OP"): tests die there.
+	Step func(step string)
+
 	Clock Clock // default SystemClock
 	Log   *slog.Logger
 }
@@ -109,6 +113,9 @@ func New(cfg Config) (*Node, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Step == nil {
+		cfg.Step = func(string) {}
 	}
 	if cfg.StartTimeout == 0 {
 		cfg.StartTimeout = 10 * time.Minute
