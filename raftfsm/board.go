@@ -125,7 +125,10 @@ func (b *Board) Checkpointed(ps []Checkpoint) {
 // View is what Decide sees.
 func (b *Board) View(s *State, servers []RaftServer) View {
 	if k := (phaseKey{s.Epoch, s.PhaseIndex, s.Phase}); k != b.phase {
-		b.phase, b.phaseSince = k, b.clock
+		if b.phase != (phaseKey{}) { // else it has lasted for longer than we look
+			b.phaseSince = b.clock
+		}
+		b.phase = k
 		for _, n := range b.nodes {
 			n.attachedAt = b.clock // a new reign starts to count anew
 		}

@@ -122,3 +122,19 @@ func TestBoardOrders(t *testing.T) {
 		t.Errorf("answered: %+v", ov)
 	}
 }
+
+// A phase that a new coordinator finds is as old as its lead, not younger: it did
+// not see it begin.
+func TestBoardFindsAPhase(t *testing.T) {
+	b := NewBoard("a", 0)
+	b.Tick(100 * time.Millisecond)
+	s := boardState()
+	if v := b.View(&s, nil); v.PhaseAge != v.Leading {
+		t.Errorf("found: %v old, leading for %v", v.PhaseAge, v.Leading)
+	}
+	b.Tick(200 * time.Millisecond)
+	s.PhaseIndex++
+	if v := b.View(&s, nil); v.PhaseAge != 0 {
+		t.Errorf("just begun: %v old", v.PhaseAge)
+	}
+}
