@@ -81,6 +81,9 @@ func (a *Agent) start() {
 
 func (a *Agent) kill() { a.up, a.cur = false, nil; a.run++ }
 
+// told is how the agent gets to know something: not while it is stopped.
+func (a *Agent) told(f func()) { a.w.tell(a.w.agentOf(a.id), 0, f) }
+
 // beat reports.
 func (a *Agent) beat(run int) {
 	if !a.up || a.run != run {
@@ -116,15 +119,17 @@ func (a *Agent) startMysqld() {
 	m, run := a.md, a.run
 	m.starting = true
 	mrun := m.run
-	a.w.after(a.w.jitter(300, 1500), func() {
+	a.w.tell(a.w.mysqldOf(a.id), a.w.jitter(300, 1500), func() {
 		if !m.starting || m.run != mrun {
 			return
 		}
 		m.start()
-		if a.run == run {
-			a.ordered = false
-			a.report(nil)
-		}
+		a.told(func() {
+			if a.run == run {
+				a.ordered = false
+				a.report(nil)
+			}
+		})
 	})
 }
 
@@ -139,10 +144,12 @@ func (a *Agent) fence() {
 	}
 	done := false
 	m.setReadOnly(func(ok bool) {
-		if ok && a.run == run {
-			done, a.armed, a.fencing = true, false, false
-			a.report(nil)
-		}
+		a.told(func() {
+			if ok && a.run == run {
+				done, a.armed, a.fencing = true, false, false
+				a.report(nil)
+			}
+		})
 	})
 	a.w.after(500, func() {
 		if a.run != run || done {
@@ -589,18 +596,20 @@ func (t *task) barrier() {
 		}
 		answered := false
 		m.commit("barrier "+t.order.Token.String(), func(ok bool) {
-			if t.dead {
-				return
-			}
-			answered = true
-			switch {
-			case !ok:
-				t.fail(raftfsm.CodeFailed, "mysqld died")
-			case len(t.strays()) > 0:
-				t.fail(raftfsm.CodeStray, "stray")
-			default:
-				t.ok()
-			}
+			t.a.told(func() {
+				if t.dead {
+					return
+				}
+				answered = true
+				switch {
+				case !ok:
+					t.fail(raftfsm.CodeFailed, "mysqld died")
+				case len(t.strays()) > 0:
+					t.fail(raftfsm.CodeStray, "stray")
+				default:
+					t.ok()
+				}
+			})
 		})
 		t.wait(10000, func() bool { return answered }, func() {}, t.failed("barrier: deadline"))
 	})

@@ -392,7 +392,7 @@ func (m *Mysqld) acknowledge(d *dump, src *Mysqld, at int) {
 		return
 	}
 	run := src.run
-	m.w.after(m.w.ackDelay(), func() {
+	m.w.tell(m.w.mysqldOf(src.node), m.w.ackDelay(), func() {
 		if src.run == run && src.usable() && m.w.linked(m.node, src.node) && (m.link == d || m.w.chance(30)) {
 			src.ackedUpTo(d.uuid, at)
 		}

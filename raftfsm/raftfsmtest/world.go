@@ -5,7 +5,6 @@
 package raftfsmtest
 
 import (
-	"container/heap"
 	"errors"
 	"fmt"
 	"math/rand/v2" //nolint:depguard // a package for tests: all chance comes from its seed
@@ -29,7 +28,10 @@ type World struct {
 	now    int64
 	events eventHeap
 	seq    uint64
-	rng    *rand.Rand // nil: scripts; everything takes its shortest time
+	seed   uint64
+	owners map[string]*owner
+	own    *owner     // whose event this is
+	rng    *rand.Rand // its chance; nil: scripts; everything takes its shortest time
 
 	order  []raftfsm.NodeID
 	agents map[raftfsm.NodeID]*Agent
@@ -114,53 +116,34 @@ func (c *coord) gone(w *World) bool {
 	return !a.up || a.run != c.run || c.state != nil && w.now > c.until
 }
 
-type event struct {
-	at  int64
-	seq uint64
-	f   func()
-}
-
-type eventHeap []event
-
-func (h eventHeap) Len() int { return len(h) }
-func (h eventHeap) Less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
-}
-func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *eventHeap) Push(x any)   { *h = append(*h, x.(event)) }
-func (h *eventHeap) Pop() any {
-	o := *h
-	x := o[len(o)-1]
-	*h = o[:len(o)-1]
-	return x
-}
-
 // New makes an empty world; seed 0 is the one of scripts, in which nothing is
 // left to chance.
 func New(seed uint64) *World {
-	w := &World{agents: map[raftfsm.NodeID]*Agent{}, cut: map[[2]raftfsm.NodeID]bool{}, names: map[string]string{}, mutants: map[string]bool{}}
-	if seed != 0 {
-		w.rng = rand.New(rand.NewPCG(seed, 7))
-	}
+	w := &World{agents: map[raftfsm.NodeID]*Agent{}, cut: map[[2]raftfsm.NodeID]bool{}, names: map[string]string{}, mutants: map[string]bool{},
+		seed: seed, owners: map[string]*owner{}}
+	w.own = w.owner("world")
+	w.rng = w.own.rng
 	return w
 }
 
 // Mutant says that a rule is switched off.
 func (w *World) Mutant(name string) bool { return w.mutants[name] }
 
-func (w *World) after(d int64, f func()) {
-	w.seq++
-	heap.Push(&w.events, event{w.now + d, w.seq, f})
-}
-
 // Run lets d milliseconds pass.
 func (w *World) Run(d int64) {
 	end := w.now + d
 	for len(w.events) > 0 && w.events[0].at <= end && w.bad == nil {
-		e := heap.Pop(&w.events).(event)
+		e := w.events.pop()
 		w.now = e.at
+		if e.own.frozen {
+			e.own.kept = append(e.own.kept, e)
+			continue
+		}
+		w.own, w.rng = e.own, e.own.rng
 		e.f()
 	}
+	w.own = w.owner("world")
+	w.rng = w.own.rng
 	w.now = end
 }
 
@@ -271,9 +254,9 @@ func (w *World) AddNode(id raftfsm.NodeID, witness bool) {
 	if !witness {
 		a.md = newMysqld(w, id)
 		a.md.start()
-		w.pump(a.md)
+		w.as(w.mysqldOf(id), func() { w.pump(a.md) })
 	}
-	a.start()
+	w.as(w.agentOf(id), a.start)
 }
 
 func (w *World) pump(m *Mysqld) {
@@ -334,11 +317,13 @@ func (w *World) Lead(id raftfsm.NodeID) {
 	c := &coord{id: id, term: w.term, board: raftfsm.NewBoard(id, ms(w.now)), run: w.agents[id].run}
 	w.leader, w.lastWhy = c, ""
 	w.say("coordinator %s", id)
-	w.loop(c)
+	w.as(w.agentOf(id), func() { w.loop(c) })
 	for _, o := range w.order {
-		if a := w.agents[o]; a.up {
-			a.report(nil)
-		}
+		w.tell(w.agentOf(o), 0, func() {
+			if a := w.agents[o]; a.up {
+				a.report(nil)
+			}
+		})
 	}
 }
 
@@ -464,7 +449,7 @@ func (w *World) loop(c *coord) {
 // kick makes the coordinator look again.
 func (w *World) kick(c *coord) {
 	if !w.noKick {
-		w.after(0, func() { w.decide(c) })
+		w.tell(w.agentOf(c.id), 0, func() { w.decide(c) })
 	}
 }
 
@@ -575,16 +560,16 @@ func (w *World) send(c *coord, o raftfsm.Order) {
 		w.held = append(w.held, &heldOrder{w.holds[i], deliver})
 		return
 	}
-	w.after(w.transit(), deliver)
+	w.tell(w.agentOf(o.To), w.transit(), deliver)
 	if w.slow && w.chance(4) {
-		w.after(w.rng.Int64N(3000), deliver) // twice
+		w.tell(w.agentOf(o.To), w.rng.Int64N(3000), deliver) // twice
 	}
 }
 
 func (w *World) deliver(c *coord, o raftfsm.Order) {
 	a := w.agents[o.To]
 	answer := func(ans raftfsm.Answer) {
-		w.after(w.transit(), func() {
+		w.tell(w.agentOf(c.id), w.transit(), func() {
 			if c.gone(w) || !w.passes(o.To, c.id) || w.slow && w.chance(3) {
 				return
 			}
@@ -625,9 +610,13 @@ func answerText(o raftfsm.Order, a raftfsm.Answer) string {
 // sendReport gives a report to the coordinator and its grant to then.
 func (w *World) sendReport(a *Agent, r *raftfsm.Report, then func(raftfsm.Grant, bool)) {
 	c := w.leader
-	w.after(w.transit(), func() {
-		if c == nil || c.gone(w) || !w.passes(a.id, c.id) {
-			then(raftfsm.Grant{}, false)
+	if c == nil {
+		w.after(w.transit(), func() { then(raftfsm.Grant{}, false) })
+		return
+	}
+	w.tell(w.agentOf(c.id), w.transit(), func() {
+		if c.gone(w) || !w.passes(a.id, c.id) {
+			w.tell(w.agentOf(a.id), 0, func() { then(raftfsm.Grant{}, false) })
 			return
 		}
 		c.tick(w).Reported(r)
@@ -636,7 +625,7 @@ func (w *World) sendReport(a *Agent, r *raftfsm.Report, then func(raftfsm.Grant,
 			return
 		}
 		g := raftfsm.GrantFor(&w.machine.State, r.Node)
-		w.after(w.transit(), func() {
+		w.tell(w.agentOf(a.id), w.transit(), func() {
 			if w.passes(c.id, a.id) {
 				then(g, true)
 			}
@@ -657,7 +646,7 @@ func (w *World) KillMysqld(id raftfsm.NodeID) {
 	if m := w.mysqld(id); m != nil {
 		m.kill()
 		if a := w.agents[id]; a.up {
-			w.after(w.jitter(1, 3), func() {
+			w.tell(w.agentOf(id), w.jitter(1, 3), func() {
 				if a.up {
 					a.report(nil)
 				}
@@ -676,7 +665,7 @@ func (w *World) KillAgent(id raftfsm.NodeID) {
 // StartAgent starts a dead agent.
 func (w *World) StartAgent(id raftfsm.NodeID) {
 	if !w.agents[id].up {
-		w.agents[id].start()
+		w.as(w.agentOf(id), w.agents[id].start)
 	}
 }
 
