@@ -27,6 +27,7 @@ type Policy struct {
 	Lease        time.Duration `json:"lease"`         // how long a grant lasts
 	AckerGone    time.Duration `json:"acker_gone"`    // detached that long, an acker leaves the ack set
 	AcksShort    time.Duration `json:"acks_short"`    // fewer than k attached that long, k is lowered (available)
+	AckStalled   time.Duration `json:"ack_stalled"`   // a commit waits that long though ackers are attached: k is lowered (available)
 	HungAfter    time.Duration `json:"hung_after"`    // mysqld without an answer that long is hung
 	MaxAckerLag  time.Duration `json:"max_acker_lag"` // an acker that applies later than that leaves, if k remain
 	CoolDown     time.Duration `json:"cool_down"`     // a primary that lives is not replaced again that soon
@@ -47,6 +48,7 @@ func DefaultPolicy() Policy {
 		Lease:           5 * time.Second,
 		AckerGone:       2 * time.Second,
 		AcksShort:       time.Second,
+		AckStalled:      10 * time.Second,
 		HungAfter:       3 * time.Second,
 		MaxAckerLag:     30 * time.Second,
 		CoolDown:        10 * time.Second,
@@ -87,6 +89,7 @@ var PolicyFields = []PolicyField{
 	durationField("lease", func(p *Policy) *time.Duration { return &p.Lease }, 2*time.Second, time.Minute),
 	durationField("acker_gone", func(p *Policy) *time.Duration { return &p.AckerGone }, time.Second, time.Hour),
 	durationField("acks_short", func(p *Policy) *time.Duration { return &p.AcksShort }, 500*time.Millisecond, time.Hour),
+	durationField("ack_stalled", func(p *Policy) *time.Duration { return &p.AckStalled }, 2*time.Second, time.Hour),
 	durationField("hung_after", func(p *Policy) *time.Duration { return &p.HungAfter }, time.Second, time.Hour),
 	durationField("max_acker_lag", func(p *Policy) *time.Duration { return &p.MaxAckerLag }, time.Second, 24*time.Hour),
 	durationField("cool_down", func(p *Policy) *time.Duration { return &p.CoolDown }, 0, 24*time.Hour),

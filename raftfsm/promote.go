@@ -130,7 +130,8 @@ func IsAttached(s *State, v *View, a Acker) bool {
 	n := v.Node(a.Node)
 	if n.Report != nil && n.Age <= s.Policy.DeadAfter {
 		r := n.Report.Replica
-		return r != nil && r.IORunning && r.SourceUUID == s.PrimaryUUID
+		// Of one that hangs the report says how it was before.
+		return n.Report.Mysqld == MysqldRunning && r != nil && r.IORunning && r.SourceUUID == s.PrimaryUUID
 	}
 	return p.WaitingFor < s.Policy.AcksShort
 }
@@ -139,6 +140,9 @@ func IsAttached(s *State, v *View, a Acker) bool {
 // wants availability (R5: what raises need is committed, then done).
 func (d *decider) lowerShort() bool {
 	have := len(d.attached())
+	if r := d.v.Node(d.s.Primary).Report; d.s.K > 0 && r != nil && r.Waiting > 0 && r.WaitingFor >= d.s.Policy.AckStalled {
+		have = min(have, d.s.K-1) // they are there and do not acknowledge
+	}
 	if have >= d.s.K {
 		return false
 	}

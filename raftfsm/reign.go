@@ -220,13 +220,11 @@ func (d *decider) checkpoints() bool {
 	return true
 }
 
-// recordFact: the primary waits for fewer acks than is recorded. Nobody ordered
-// that; the record follows the fact at once.
+// recordFact: the primary waits for fewer acks than is recorded, or let commits go
+// without. Nobody ordered that; the record follows the fact at once.
 func (d *decider) recordFact(p *NodeView) bool {
-	if !d.acksDiffer(p) || enforced(p.Report) > d.s.K {
-		return false
-	}
-	if d.s.K == 0 {
+	fewer := d.acksDiffer(p) && enforced(p.Report) < d.s.K
+	if d.s.K == 0 || !fewer && p.Report.Unacked == 0 {
 		return false
 	}
 	for _, op := range []Op{OpSetAcks, OpPromote} {
@@ -236,7 +234,11 @@ func (d *decider) recordFact(p *NodeView) bool {
 			return false
 		}
 	}
-	d.commit(Command{Kind: CmdAcks, Ackers: d.s.Ackers, K: enforced(p.Report), Why: "the server itself waits for fewer acks"})
+	k, why := 0, "the server itself let commits go without their acks"
+	if p.Report.Unacked == 0 {
+		k, why = enforced(p.Report), "the server itself waits for fewer acks"
+	}
+	d.commit(Command{Kind: CmdAcks, Ackers: d.s.Ackers, K: k, Why: why})
 	return true
 }
 

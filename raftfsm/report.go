@@ -211,13 +211,16 @@ type Report struct {
 	SourceOn bool   `json:"source_on"`
 	WaitFor  int    `json:"wait_for"`
 	NoTx     uint64 `json:"no_tx"`
+	// Unacked is how many of those there were since the source was last told to
+	// wait: MySQL let them go by itself.
+	Unacked uint64 `json:"unacked,omitempty"`
 	// Attached are the server_uuids of the semi-sync replicas with a dump
 	// thread here.
 	Attached []string `json:"attached,omitempty"`
 	// Dumps are all server_uuids with a dump thread here.
 	Dumps []string `json:"dumps,omitempty"`
-	// Waiting is the number of commits without their acks, WaitingFor the age
-	// of the oldest.
+	// Waiting is the number of commits without their acks, WaitingFor for how
+	// long some have waited while none was acknowledged.
 	Waiting    int           `json:"waiting,omitempty"`
 	WaitingFor time.Duration `json:"waiting_for,omitempty"`
 	// Accounts are the replication accounts that exist here and are unlocked;

@@ -36,6 +36,8 @@ type fakeMysqld struct {
 	superRO  bool
 	k        int // 0: semi-sync off
 	waiting  int // commits that wait: a Fence does not return
+	waitFor  time.Duration
+	yes, no  int64 // commits acknowledged, and let go without
 	frozen   bool
 	dumping  bool
 	channel  string // host of the source; "" none
@@ -266,8 +268,8 @@ func (f *fakeMysqld) Status(ctx context.Context) (mysqlctl.Status, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	st := mysqlctl.Status{ServerUUID: f.uuid, Version: "9.7.4", ReadOnly: f.superRO, SuperReadOnly: f.superRO,
-		Executed: f.executed, Received: f.received, ReplicaAck: f.io && f.ack, ReplicaAckWanted: f.ack, Waiting: f.waiting}
-	st.Source = mysqlctl.SourceStatus{Plugin: true, Enabled: f.k > 0, On: f.k > 0, WaitForCount: f.k}
+		Executed: f.executed, Received: f.received, ReplicaAck: f.io && f.ack, ReplicaAckWanted: f.ack, Waiting: f.waiting, WaitingFor: f.waitFor}
+	st.Source = mysqlctl.SourceStatus{Plugin: true, Enabled: f.k > 0, On: f.k > 0, WaitForCount: f.k, YesTx: f.yes, NoTx: f.no}
 	for _, uuid := range f.attached {
 		st.DumpThreads = append(st.DumpThreads, mysqlctl.DumpThread{ReplicaUUID: uuid, SemiSync: true})
 	}

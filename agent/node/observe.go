@@ -22,6 +22,10 @@ type observer struct {
 	dumping  bool          // mysqld dumps its core
 	accounts []string
 	cluster  string
+	acked    int64         // commits acknowledged so far
+	ackedAt  time.Duration // when that last moved, or nothing waited
+	noTx     int64         // commits let go when the source was last told to wait; -1: to be read
+	recount  time.Duration // looks that began before do not count
 	slowAt   time.Duration // accounts and cluster were looked at; 0: never
 	disk     *raftfsm.Problem
 	run      uint64 // counts the mysqlds seen
@@ -49,6 +53,14 @@ func (o *observer) forget() {
 	o.run++
 	o.seen, o.err, o.dumping, o.slowAt = false, nil, false, 0
 	o.accounts, o.cluster = nil, ""
+	o.ackedAt, o.noTx = 0, -1
+}
+
+// countAnew counts the commits that are let go without acks from the next look on.
+func (o *observer) countAnew(now time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.noTx, o.recount = -1, now
 }
 
 // refresh has the slow facts looked at again.
@@ -98,6 +110,7 @@ func (n *Node) lookAt(ctx context.Context) {
 	n.obs.mu.Lock()
 	run := n.obs.run
 	n.obs.mu.Unlock()
+	began := n.clock.Boottime()
 	st, err := n.status(ctx, lookTimeout)
 	dumping := err != nil && n.md.CoreDumping()
 
@@ -110,6 +123,12 @@ func (n *Node) lookAt(ctx context.Context) {
 	now := n.clock.Boottime()
 	if err == nil {
 		n.obs.seen, n.obs.status, n.obs.at = true, st, now
+		if st.Waiting == 0 || st.Source.YesTx != n.obs.acked || n.obs.ackedAt == 0 {
+			n.obs.acked, n.obs.ackedAt = st.Source.YesTx, now
+		}
+		if n.obs.noTx < 0 && began >= n.obs.recount {
+			n.obs.noTx = st.Source.NoTx
+		}
 	}
 	slow := err == nil && (n.obs.slowAt == 0 || now-n.obs.slowAt > refreshEvery)
 	if slow {
@@ -298,6 +317,10 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 	}
 	if o.seen {
 		fill(&r, &o.status)
+		r.WaitingFor = min(r.WaitingFor, now-max(o.ackedAt, o.resumed))
+		if let := o.status.Source.NoTx - o.noTx; o.noTx >= 0 && let > 0 && r.SourceOn {
+			r.Unacked = uint64(let)
+		}
 	}
 	r.ClusterOnDisk = o.cluster
 	if !r.SuperReadOnly && o.seen {

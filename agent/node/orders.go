@@ -76,6 +76,7 @@ func (n *Node) promote(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) 
 	if err := n.md.ConfigureSource(ctx, o.K); err != nil {
 		return err
 	}
+	n.obs.countAnew(n.clock.Boottime())
 	if err := n.requestGrant(ctx, o.Token.Epoch); err != nil {
 		return err
 	}
@@ -243,7 +244,11 @@ func (n *Node) setAcks(ctx context.Context, o raftfsm.Order) error {
 			return err
 		}
 	}
-	return n.md.ConfigureSource(ctx, o.K)
+	if err := n.md.ConfigureSource(ctx, o.K); err != nil {
+		return err
+	}
+	n.obs.countAnew(n.clock.Boottime())
+	return nil
 }
 
 // accounts makes the replication accounts and takes the locks off.

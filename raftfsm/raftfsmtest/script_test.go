@@ -177,6 +177,8 @@ func (s *script) do(line string) {
 				m.lagging = false
 			}
 		}
+	case "hang", "thaw": // the mysqld of NODE
+		w.mysqld(id(1)).hung = f[0] == "hang"
 	case "break": // the applier of NODE stands on an error
 		w.mysqld(id(1)).broken = true
 	case "mend":

@@ -1,0 +1,56 @@
+package node
+
+import (
+	"testing"
+	"time"
+
+	"ha/raftfsm"
+)
+
+// A long statement does not make its commit a long wait, nor does a queue that
+// moves: what counts is for how long nothing was acknowledged.
+func TestWaitingIsCountedFromTheLastAck(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.up()
+		b.lead(1)
+		b.md.set(func(f *fakeMysqld) { f.waiting, f.waitFor = 1, time.Minute })
+		time.Sleep(time.Second)
+		if r := b.co.last(); r.Waiting != 1 || r.WaitingFor > 1200*time.Millisecond || r.WaitingFor < 500*time.Millisecond {
+			t.Errorf("after a second: %d wait for %s", r.Waiting, r.WaitingFor)
+		}
+		b.md.set(func(f *fakeMysqld) { f.yes++ })
+		time.Sleep(500 * time.Millisecond)
+		if r := b.co.last(); r.WaitingFor > 600*time.Millisecond {
+			t.Errorf("after an ack: %s", r.WaitingFor)
+		}
+		time.Sleep(3 * time.Second)
+		if r := b.co.last(); r.WaitingFor < 3*time.Second {
+			t.Errorf("no ack for three seconds: %s", r.WaitingFor)
+		}
+	})
+}
+
+// Commits that MySQL lets go by itself are told, those from before it was told to
+// wait are not.
+func TestUnackedCommitsAreTold(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.up()
+		b.md.set(func(f *fakeMysqld) { f.no = 7 })
+		time.Sleep(time.Second)
+		b.lead(1)
+		time.Sleep(time.Second)
+		if r := b.co.last(); r.Unacked != 0 {
+			t.Errorf("%d from before", r.Unacked)
+		}
+		b.md.set(func(f *fakeMysqld) { f.no += 2 })
+		time.Sleep(time.Second)
+		if r := b.co.last(); r.Unacked != 2 {
+			t.Errorf("%d told, 2 let go", r.Unacked)
+		}
+		b.mustOrder(raftfsm.Order{Token: tok(1, 12, 1), Op: raftfsm.OpSetAcks, K: 1})
+		time.Sleep(time.Second)
+		if r := b.co.last(); r.Unacked != 0 {
+			t.Errorf("%d after it was told to wait again", r.Unacked)
+		}
+	})
+}
