@@ -122,7 +122,7 @@ func (d *decider) shouldLeave(p *NodeView, a Acker) bool {
 func (d *decider) raiseK() bool {
 	attached := 0
 	for _, a := range d.s.Ackers {
-		if IsAttached(d.s, d.v, a) && d.v.Node(a.Node).Detached == 0 {
+		if IsAttached(d.s, d.v, a) && d.v.Node(a.Node).Detached == 0 && d.receives(a.Node) {
 			attached++
 		}
 	}
@@ -135,6 +135,13 @@ func (d *decider) raiseK() bool {
 	}
 	d.commit(Command{Kind: CmdIntent, Intent: &Intent{Kind: IntentRaise, K: d.s.K + 1}})
 	return true
+}
+
+// receives says that the acker takes in what the primary sends. One whose disk
+// stalls is attached and does not: commits would wait for it again.
+func (d *decider) receives(id NodeID) bool {
+	n := d.v.Node(id)
+	return n.Report == nil || n.Report.Replica == nil || n.Report.Replica.Silence < d.s.Policy.DeadAfter
 }
 
 // continueIntent: what lowers need is done, proven by a barrier, then committed.
