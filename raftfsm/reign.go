@@ -255,7 +255,8 @@ func (d *decider) accounts(p *NodeView) {
 	for _, m := range d.s.DataMembers() {
 		n := d.v.Node(m.ID)
 		_, acker := d.s.Acker(m.ID)
-		harmless := d.fresh(n) && (n.Report.Replica == nil || !n.Report.Replica.AckWanted)
+		// Of one that hangs nothing is seen: when it goes on it may acknowledge.
+		harmless := d.fresh(n) && n.Report.Mysqld != MysqldHung && (n.Report.Replica == nil || !n.Report.Replica.AckWanted)
 		account := Account{User: m.ReplicationUser(), Password: m.ReplicationPassword}
 		switch {
 		case acker:
