@@ -157,6 +157,7 @@ func (s *State) removeMember(c Command) string {
 	s.Members = slices.DeleteFunc(s.Members, func(m Member) bool { return m.ID == c.Node })
 	s.Rebuilds = slices.DeleteFunc(s.Rebuilds, func(r Rebuild) bool { return r.Recipient == c.Node || r.Donor == c.Node })
 	s.Checkpoints = slices.DeleteFunc(s.Checkpoints, func(p Checkpoint) bool { return p.Node == c.Node })
+	s.Targets = slices.DeleteFunc(s.Targets, func(id NodeID) bool { return id == c.Node })
 	return ""
 }
 

@@ -232,6 +232,10 @@ func (s *State) setRequest(index uint64, c Command) string {
 	}
 	r.Index = index
 	s.Request = &r
+	if len(r.Chain) > 0 && !slices.Contains(s.Targets, r.Target) {
+		s.Targets = append(s.Targets, r.Target)
+		slices.Sort(s.Targets)
+	}
 	return ""
 }
 

@@ -427,12 +427,12 @@ func (d *decider) allOthers(primary NodeID, executed gtid.Set, f []sealed) []Ack
 
 // unsealed gives the members that may be attached to the candidate, or attach to
 // it again, and acknowledge its commits without having been sealed: they were
-// told to follow it in an earlier reign and have not been reached since. Their
-// acknowledgements count on the server, so they count in need, until they are
-// excluded. A primary does not follow.
+// told to follow it in an earlier reign, or for a switchover, and have not been
+// reached since. Their acknowledgements count on the server, so they count in
+// need, until they are excluded. A primary does not follow.
 func (d *decider) unsealed(candidate NodeID, f []sealed) []Acker {
 	reigned := func(r Reign) bool { return r.Primary == candidate }
-	if !slices.ContainsFunc(d.s.History, reigned) && len(d.s.History) < maxHistory {
+	if !slices.ContainsFunc(d.s.History, reigned) && len(d.s.History) < maxHistory && !slices.Contains(d.s.Targets, candidate) {
 		return nil
 	}
 	var out []Acker

@@ -132,6 +132,9 @@ type State struct {
 
 	Why     string   `json:"why,omitempty"` // why the phase was opened
 	Request *Request `json:"request,omitempty"`
+	// Targets are the members under which a switchover put ackers, or meant to:
+	// some may be there still.
+	Targets []NodeID `json:"targets,omitempty"` // sorted
 	Intent  *Intent  `json:"intent,omitempty"`
 
 	Rebuilds    []Rebuild    `json:"rebuilds,omitempty"`    // by recipient
@@ -238,6 +241,7 @@ func (s State) Clone() State {
 	s.Rebuilds = slices.Clone(s.Rebuilds)
 	s.Checkpoints = slices.Clone(s.Checkpoints)
 	s.History = slices.Clone(s.History)
+	s.Targets = slices.Clone(s.Targets)
 	s.Events = slices.Clip(s.Events) // only ever appended to
 	if s.Request != nil {
 		r := *s.Request
