@@ -9,7 +9,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test race fuzz demo bench-failover bench-idle clean
+.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-idle clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,15 @@ race: deps ## the race detector over the packages that need no mysqld
 
 fuzz: deps ## each fuzz target for FUZZTIME (20s)
 	@scripts/fuzz.sh $(FUZZTIME)
+
+SEED ?= 1
+RUNS ?= 10000
+sim: ## RUNS (10000) random runs of the decision core from SEED (1) on
+	go test ./raftfsm/raftfsmtest -count=1 -timeout 24h -run 'TestSim$$' -args -sim.from=$(SEED) -sim.runs=$(RUNS)
+
+MUTANT_RUNS ?= 20000
+sim-mutants: ## see that the simulator catches each rule switched off, within MUTANT_RUNS (20000) runs
+	go test ./raftfsm/raftfsmtest -count=1 -timeout 24h -v -run 'TestMutants$$' -args -mutants=$(MUTANT_RUNS)
 
 demo: build ## a cluster on this machine that loses its primary before your eyes
 	@scripts/demo.sh

@@ -180,7 +180,7 @@ func (a *Agent) makeReport() *raftfsm.Report {
 		case !m.up:
 			r.Mysqld = raftfsm.MysqldDown
 		case m.hung:
-			r.Mysqld, r.HungFor = raftfsm.MysqldHung, ms(a.w.now-m.heard)
+			r.Mysqld, r.HungFor = raftfsm.MysqldHung, ms(a.w.now-m.hungAt)
 		default:
 			r.Mysqld = raftfsm.MysqldRunning
 			m.fill(r)
@@ -244,6 +244,7 @@ func (a *Agent) execute(o raftfsm.Order, reply func(raftfsm.Answer)) {
 	if o.Token.Compare(a.token) >= 0 {
 		a.token, a.last = o.Token, &o
 	}
+	a.w.happened("token", string(o.Op), a.id)
 	if o.Op == raftfsm.OpPromote {
 		a.role, a.reign = rolePrimary, o.Token.Epoch
 	}
@@ -274,6 +275,7 @@ func (t *task) finish() {
 	if t.a.cur == t {
 		t.a.cur = nil
 	}
+	t.a.w.happened("done", string(t.order.Op), t.a.id)
 	t.a.report(nil)
 	t.reply(t.ans)
 }

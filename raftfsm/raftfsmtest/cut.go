@@ -25,6 +25,11 @@ func (m *Mysqld) cutTail(keep gtid.Set) error {
 		}
 	}
 	m.w.say("  %d transactions are cut off the binlog of %s", len(m.binlog)-at, m.node)
+	for _, r := range m.w.rows {
+		if slices.Contains(m.binlog[at:], r.t) && m.rows[r.t.key] == nil {
+			m.w.checkLastCopy(m, r)
+		}
+	}
 	for _, t := range m.binlog[at:] {
 		delete(m.logged, t.key)
 		m.loggedS = m.loggedS.Minus(t.set)

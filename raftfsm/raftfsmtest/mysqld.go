@@ -18,12 +18,15 @@ type Txn struct {
 	lasting bool
 }
 
-// waiter is a commit that waits for its acknowledgements: in the binlog, not in
-// executed, visible to every replica.
+// waiter is a commit that is in the binlog and visible to every replica, and not
+// yet in executed: it waits for its acknowledgements or, where it came to the
+// binlog with semi-sync off, only for its turn.
 type waiter struct {
-	at   int // place in the binlog
-	t    *Txn
-	done func(ok bool) // nil: its client is gone
+	at    int // place in the binlog
+	t     *Txn
+	async bool
+	until int64         // its turn
+	done  func(ok bool) // nil: its client is gone
 }
 
 // dump is a replica's connection as its source sees it.
@@ -54,13 +57,15 @@ type Mysqld struct {
 	source   string                  // its uuid, as seen at the last connection
 	accounts map[raftfsm.NodeID]bool // true: unlocked
 	cluster  bool
-	free     uint64 // below it no number of uuid is free
-	lastFile int    // where the last binlog file begins
-	inUse    bool   // that file was not closed
+	free     uint64          // below it no number of uuid is free
+	lastFile int             // where the last binlog file begins
+	inUse    bool            // that file was not closed
+	effects  map[string]*Txn // what no rollback undoes, by GTID
 
 	// In memory.
 	up, starting bool
 	hung         bool
+	hungAt       int64
 	run          int // counts the starts
 	sro          bool
 	setting      func(ok bool) // a SET super_read_only that waits
@@ -70,6 +75,7 @@ type Mysqld struct {
 	acked        map[string]int // by replica uuid: all before this place; kept after disconnect
 	dumps        []*dump
 	flag         bool // rpl_semi_sync_replica_enabled
+	flagAtStart  bool // as it was when the receiver was started
 	io           bool // the receiver is on
 	ioErr        string
 	link         *dump
@@ -78,7 +84,11 @@ type Mysqld struct {
 	heard        int64
 	sql          bool
 	broken       bool // the applier stands on an error
-	lagging      bool // receives nothing: for scripts
+	lagging      bool // receives nothing
+	applyTime    int64
+	applyNext    int64
+	pumpAt       int64
+	pumps        int
 	wasWaiting   int64
 }
 
@@ -95,6 +105,8 @@ func (m *Mysqld) wipe() {
 	m.rows, m.executed, m.purged = map[string]*Txn{}, gtid.Set{}, gtid.Set{}
 	m.relay, m.received, m.channel, m.source = nil, gtid.Set{}, "", ""
 	m.accounts, m.cluster, m.free = map[raftfsm.NodeID]bool{}, false, 1
+	m.effects = map[string]*Txn{}
+	m.lastFile, m.inUse = 0, false
 }
 
 // copyOf makes the data a clone of another server's committed rows.
@@ -102,6 +114,9 @@ func (m *Mysqld) copyOf(d *Mysqld) {
 	m.wipe()
 	for k, t := range d.rows {
 		m.rows[k] = t
+	}
+	for k, t := range d.effects {
+		m.effects[k] = t
 	}
 	m.executed, m.purged, m.cluster = d.executed, d.executed, d.cluster
 	for k, v := range d.accounts {
@@ -118,10 +133,15 @@ func (m *Mysqld) start() {
 	m.sro, m.setting, m.sourceOn, m.k = true, nil, false, 1
 	m.waiters, m.acked, m.dumps = nil, map[string]int{}, nil
 	m.flag, m.io, m.ioErr, m.sql = false, false, "", false
-	m.lastFile, m.inUse = len(m.binlog), true
-	for _, t := range m.binlog {
+	m.recover()
+}
+
+// recover commits what is in the binlog and opens a new file of it.
+func (m *Mysqld) recover() {
+	for _, t := range m.binlog[m.lastFile:] {
 		m.engine(t)
 	}
+	m.lastFile, m.inUse = len(m.binlog), true
 }
 
 // kill is SIGKILL.
@@ -129,9 +149,13 @@ func (m *Mysqld) kill() {
 	if !m.up && !m.starting {
 		return
 	}
+	if m.starting && !m.up && m.w.chance(50) {
+		m.recover() // a start that fails may have come that far
+	}
+	m.thaw()
 	m.up, m.starting, m.hung = false, false, false
 	m.run++
-	m.disconnect()
+	m.disconnect(500)
 	for _, d := range m.dumps {
 		d.replica.dropped(d)
 	}
@@ -141,6 +165,26 @@ func (m *Mysqld) kill() {
 	for _, x := range ws {
 		x.answer(false)
 	}
+}
+
+// terminate is SIGTERM: it ends with an OK for every commit that waits.
+func (m *Mysqld) terminate() {
+	if m.up && !m.hung {
+		ws := m.waiters
+		m.waiters = nil
+		for _, x := range ws {
+			m.engine(x.t)
+			x.answer(true)
+		}
+		m.lastFile, m.inUse = len(m.binlog), false
+	}
+	m.kill()
+}
+
+// thaw is SIGCONT.
+func (m *Mysqld) thaw() {
+	m.hung = false
+	m.w.thaw(m.w.mysqldOf(m.node))
 }
 
 func (x waiter) answer(ok bool) {
@@ -161,19 +205,36 @@ func (m *Mysqld) commit(body string, done func(ok bool)) *Txn {
 	for m.logged[m.key(m.free)] != nil || m.rows[m.key(m.free)] != nil {
 		m.free++
 	}
-	t := &Txn{key: m.key(m.free), Body: body}
+	t := &Txn{key: m.key(m.free), Body: body, lasting: m.w.writing}
 	t.set = gtid.MustParse(t.key)
 	m.log(t)
-	if m.sourceOn && m.k > 0 {
-		if len(m.waiters) == 0 {
-			m.wasWaiting = m.w.now
-		}
-		m.waiters = append(m.waiters, waiter{len(m.binlog), t, done})
+	x := waiter{at: len(m.binlog), t: t, async: !m.sourceOn || m.k == 0, done: done}
+	if x.async && m.w.rng == nil && len(m.waiters) == 0 {
+		m.engine(t)
+		x.answer(true)
 		return t
 	}
-	m.engine(t)
-	waiter{0, t, done}.answer(true)
+	if len(m.waiters) == 0 {
+		m.wasWaiting = m.w.now
+	}
+	if x.async { // whether it waits is settled when it is flushed; its OK comes a little later
+		d := m.w.jitter(0, 3)
+		x.until = m.w.now + d
+		m.w.tell(m.w.mysqldOf(m.node), d, m.release)
+	}
+	m.waiters = append(m.waiters, x)
 	return t
+}
+
+// flush is FLUSH TABLES by somebody: a transaction also where super_read_only is on.
+func (m *Mysqld) flush() {
+	if !m.usable() || m.setting != nil {
+		return
+	}
+	sro := m.sro
+	m.sro = false
+	m.commit("flush", nil)
+	m.sro = sro
 }
 
 func (m *Mysqld) key(n uint64) string { return fmt.Sprintf("%s:%d", m.uuid, n) }
@@ -182,6 +243,12 @@ func (m *Mysqld) log(t *Txn) {
 	m.binlog = append(m.binlog, t)
 	m.logged[t.key] = t
 	m.loggedS = m.loggedS.Union(t.set)
+	if t.lasting {
+		m.effects[t.key] = t
+	}
+	for _, d := range m.dumps {
+		d.replica.wake()
+	}
 }
 
 // engine commits; some bodies mean something.
@@ -212,7 +279,7 @@ func (m *Mysqld) release() {
 				n++
 			}
 		}
-		if m.sourceOn && n < m.k {
+		if x.async && m.w.now < x.until || !x.async && m.sourceOn && n < m.k {
 			return
 		}
 		m.waiters = m.waiters[1:]
@@ -279,21 +346,38 @@ func (m *Mysqld) dropped(d *dump) {
 	}
 }
 
-func (m *Mysqld) disconnect() {
-	if d := m.link; d != nil {
-		src := m.linkTo
-		src.dumps = slices.DeleteFunc(src.dumps, func(o *dump) bool { return o == d })
-		m.link, m.linkTo = nil, nil
+// disconnect ends the connection. The source lists it for a while longer.
+func (m *Mysqld) disconnect(most int64) {
+	d, src := m.link, m.linkTo
+	if d == nil {
+		return
 	}
+	m.link, m.linkTo = nil, nil
+	if m.w.rng == nil {
+		src.forget(d)
+		return
+	}
+	m.w.tell(m.w.mysqldOf(src.node), m.w.jitter(0, most), func() { src.forget(d) })
 }
 
-func (m *Mysqld) stopIO() { m.io = false; m.disconnect() }
+func (m *Mysqld) forget(d *dump) {
+	m.dumps = slices.DeleteFunc(m.dumps, func(o *dump) bool { return o == d })
+}
+
+func (m *Mysqld) stopIO() { m.io = false; m.disconnect(1000) }
 
 func (m *Mysqld) startIO() {
 	if m.channel == "" {
 		return
 	}
-	m.io, m.retryAt = true, m.w.now
+	m.io, m.retryAt, m.flagAtStart = true, m.w.now, m.flag
+}
+
+// wake makes the replica look soon.
+func (m *Mysqld) wake() {
+	if m.pumpAt > m.w.now+12 {
+		m.w.as(m.w.mysqldOf(m.node), func() { m.w.pumpIn(m, m.w.jitter(1, 12)) })
+	}
 }
 
 // change is CHANGE REPLICATION SOURCE: with the applier stopped as well it throws
@@ -336,7 +420,16 @@ func (m *Mysqld) connect() {
 	default:
 		m.ioErr = ""
 		m.w.conns++
-		m.link = &dump{conn: m.w.conns, replica: m, uuid: m.uuid, ack: m.flag}
+		for _, d := range slices.Clone(src.dumps) { // a new one takes the place of the old
+			if d.uuid == m.uuid {
+				src.forget(d)
+			}
+		}
+		ack := m.flagAtStart
+		if m.flag != ack && m.w.chance(50) { // it may be looked at again
+			ack = m.flag
+		}
+		m.link = &dump{conn: m.w.conns, replica: m, uuid: m.uuid, ack: ack}
 		m.linkTo = src
 		m.source = src.uuid
 		m.heard = m.w.now
@@ -345,27 +438,28 @@ func (m *Mysqld) connect() {
 }
 
 // pump lets the replica receive and apply a little.
-func (m *Mysqld) pump(n int) {
+func (m *Mysqld) pump(n int) (busy bool) {
 	if !m.usable() {
-		return
+		return false
 	}
-	if m.io && m.link != nil && !m.w.linked(m.node, m.linkTo.node) {
+	if m.io && m.link != nil && (!m.w.linked(m.node, m.linkTo.node) || !m.linkTo.usable()) {
 		if m.w.now-m.heard > 2000 { // replica_net_timeout
-			m.linkTo.dumps = slices.DeleteFunc(m.linkTo.dumps, func(o *dump) bool { return o == m.link })
-			m.dropped(m.link)
+			m.disconnect(6000)
+			m.retryAt = m.w.now + 1000
 		}
 	} else if m.io && m.link == nil && m.w.now >= m.retryAt {
 		m.connect()
 	}
 	if d := m.link; d != nil && m.io && m.linkTo.usable() && m.w.linked(m.node, m.linkTo.node) && !m.lagging {
 		m.heard = m.w.now
-		for i := 0; i < n && d.next < len(m.linkTo.binlog); {
+		for i := 0; i < n && m.link == d && d.next < len(m.linkTo.binlog); {
 			t := m.linkTo.binlog[d.next]
 			d.next++
 			if m.rows[t.key] != nil || m.received.Contains(t.set) {
 				continue // skipped, and not acknowledged by itself
 			}
 			i++
+			busy = true
 			m.relay = append(m.relay, t)
 			m.received = m.received.Union(t.set)
 			if d.ack {
@@ -374,7 +468,9 @@ func (m *Mysqld) pump(n int) {
 		}
 	}
 	if m.sql && !m.broken && !(m.sourceOn && m.k > 0) {
-		for i := 0; i < n && len(m.relay) > 0; i++ {
+		for i := 0; i < n && len(m.relay) > 0 && m.w.now >= m.applyNext; i++ {
+			busy = true
+			m.applyNext = m.w.now + m.applyTime
 			t := m.relay[0]
 			m.relay = m.relay[1:]
 			if m.rows[t.key] == nil {
@@ -383,6 +479,7 @@ func (m *Mysqld) pump(n int) {
 			}
 		}
 	}
+	return busy
 }
 
 // acknowledge sends an ack. It is lost if the source has died by then; an ack
@@ -391,8 +488,14 @@ func (m *Mysqld) acknowledge(d *dump, src *Mysqld, at int) {
 	if m.w.loseAcks {
 		return
 	}
+	f := m.w.fate("ack", "any", m.node)
+	if f.lost { // with its connection
+		src.killDump(d.uuid)
+		return
+	}
+	m.w.happened("ack", "", m.node)
 	run := src.run
-	m.w.tell(m.w.mysqldOf(src.node), m.w.ackDelay(), func() {
+	m.w.tell(m.w.mysqldOf(src.node), m.w.ackDelay()+f.late, func() {
 		if src.run == run && src.usable() && m.w.linked(m.node, src.node) && (m.link == d || m.w.chance(30)) {
 			src.ackedUpTo(d.uuid, at)
 		}
@@ -432,7 +535,12 @@ func (m *Mysqld) fill(r *raftfsm.Report) {
 	if m.channel == "" {
 		return
 	}
-	r.Replica = &raftfsm.ReplicaReport{SourceHost: string(m.channel), SourcePort: 3306, SourceUUID: m.source,
+	lag := int64(0)
+	if len(m.relay) > 0 {
+		lag = int64(len(m.relay)) * m.applyTime
+	}
+	r.Replica = &raftfsm.ReplicaReport{Lag: ms(lag),
+		SourceHost: string(m.channel), SourcePort: 3306, SourceUUID: m.source,
 		IORunning: m.link != nil, IOWanted: m.io, SQLRunning: m.sql && !m.broken, IOError: m.ioErr,
 		Silence: ms(m.w.now - m.heard), Ack: m.link != nil && m.link.ack, AckWanted: m.flag}
 	if m.broken {

@@ -49,9 +49,12 @@ type World struct {
 	orders   int
 	electing bool
 
-	slow     bool // messages may be late, lost and doubled
-	reckless bool // acknowledgements may be late
-	loseAcks bool // scripts: they do not come
+	triggers []*trigger
+	traps    []*trap
+	writing  bool // the next write is of a kind that no rollback undoes
+	loseAcks bool // scripts: acknowledgements do not come
+	healed   bool // the schedule is over
+	blunt    bool // see a loss only when it has come
 	mutants  map[string]bool
 	held     []*heldOrder // scripts
 	holds    []hold
@@ -72,6 +75,7 @@ type Row struct {
 	t    *Txn
 	OK   bool
 	Gone bool // no OK will come
+	Kept bool // acknowledged, then given up by a person who accepted a loss: what copies there are stay
 }
 
 type hold struct {
@@ -161,25 +165,7 @@ func (w *World) transit() int64 {
 	if w.rng == nil {
 		return 1
 	}
-	if w.slow {
-		switch n := w.rng.IntN(100); {
-		case n < 3:
-			return w.rng.Int64N(4000)
-		case n < 10:
-			return w.rng.Int64N(400)
-		}
-	}
 	return w.rng.Int64N(4)
-}
-
-func (w *World) ackDelay() int64 {
-	if w.rng == nil {
-		return 1
-	}
-	if w.reckless && w.rng.IntN(20) == 0 {
-		return w.rng.Int64N(1500)
-	}
-	return w.rng.Int64N(3)
 }
 
 func (w *World) newUUID(id raftfsm.NodeID) string {
@@ -264,8 +250,30 @@ func (w *World) pump(m *Mysqld) {
 	if w.rng != nil {
 		n = 1 + w.rng.IntN(8)
 	}
-	m.pump(n)
-	w.after(w.jitter(1, 12), func() { w.pump(m) })
+	busy := m.pump(n)
+	if w.rng != nil && !busy && len(m.relay) == 0 {
+		w.pumpIn(m, w.jitter(20, 60)) // until it is woken
+		return
+	}
+	w.pumpIn(m, w.jitter(1, 12))
+}
+
+func (w *World) pumpIn(m *Mysqld, d int64) {
+	m.pumpAt = w.now + d
+	m.pumps++
+	turn := m.pumps
+	w.after(d, func() {
+		if m.pumps == turn {
+			w.pump(m)
+		}
+	})
+}
+
+func (w *World) ackDelay() int64 {
+	if w.rng == nil {
+		return 1
+	}
+	return w.rng.Int64N(3)
 }
 
 // linked says that packets pass both ways.
@@ -282,7 +290,7 @@ func (w *World) majority(id raftfsm.NodeID) bool {
 	members := w.machine.State.Members
 	n := 0
 	for _, m := range members {
-		if a := w.agents[m.ID]; a != nil && a.up && (m.ID == id || w.linked(id, m.ID)) {
+		if a := w.agents[m.ID]; a != nil && a.up && (m.ID == id || w.linked(id, m.ID)) && !w.agentOf(m.ID).frozen {
 			n++
 		}
 	}
@@ -333,12 +341,19 @@ func (w *World) depose(c *coord) {
 	if w.rng == nil {
 		c.until = 0
 	}
+	if w.agentOf(c.id).frozen { // it notices when it goes on
+		c.until = 1 << 60
+		w.tell(w.agentOf(c.id), 0, func() { c.until = w.now + w.jitter(0, 300) })
+	}
 	w.leader = nil
 }
 
 func (w *World) watchLeader() {
-	if c := w.leader; c != nil && (c.gone(w) || !w.majority(c.id)) {
-		w.depose(c)
+	if c := w.leader; c != nil {
+		o := w.agentOf(c.id)
+		if c.gone(w) || o.frozen && w.now-o.since > 800 || !o.frozen && !w.majority(c.id) {
+			w.depose(c)
+		}
 	}
 	if w.leader == nil && !w.electing {
 		w.electing = true
@@ -346,7 +361,7 @@ func (w *World) watchLeader() {
 			w.electing = false
 			var can []raftfsm.NodeID
 			for _, m := range w.machine.State.Members {
-				if a := w.agents[m.ID]; a.up && w.majority(m.ID) {
+				if a := w.agents[m.ID]; a.up && !w.agentOf(m.ID).frozen && w.majority(m.ID) {
 					can = append(can, m.ID)
 				}
 			}
@@ -372,8 +387,17 @@ func (w *World) append(c raftfsm.Command) raftfsm.Result {
 		panic(err)
 	}
 	r := w.machine.Apply(w.index, d)
-	w.say("%s", w.describe(c, r))
+	if w.trace != nil {
+		w.say("%s", w.describe(c, r))
+	}
 	w.checkApplied(&before, c, r)
+	if r.Dropped == "" {
+		it := c.Node
+		if c.Kind == raftfsm.CmdPromote {
+			it = c.Primary
+		}
+		w.happened("commit", string(c.Kind), it)
+	}
 	return r
 }
 
@@ -548,7 +572,9 @@ func orderText(o raftfsm.Order) string {
 func (w *World) send(c *coord, o raftfsm.Order) {
 	w.orders++
 	c.tick(w).Sent(o)
-	w.say("  order %s", orderText(o))
+	if w.trace != nil {
+		w.say("  order %s", orderText(o))
+	}
 	deliver := func() { w.deliver(c, o) }
 	w.after(raftfsm.OrderBound(o.Op).Milliseconds(), func() { // an answer that was lost
 		if !c.gone(w) {
@@ -560,28 +586,35 @@ func (w *World) send(c *coord, o raftfsm.Order) {
 		w.held = append(w.held, &heldOrder{w.holds[i], deliver})
 		return
 	}
-	w.tell(w.agentOf(o.To), w.transit(), deliver)
-	if w.slow && w.chance(4) {
-		w.tell(w.agentOf(o.To), w.rng.Int64N(3000), deliver) // twice
+	w.happened("sent", string(o.Op), o.To)
+	f := w.fate("order", string(o.Op), o.To)
+	if f.lost {
+		return // the coordinator sees it at the deadline
+	}
+	w.tell(w.agentOf(o.To), w.transit()+f.late, deliver)
+	if f.again > 0 {
+		w.tell(w.agentOf(o.To), f.again, deliver)
 	}
 }
 
 func (w *World) deliver(c *coord, o raftfsm.Order) {
 	a := w.agents[o.To]
 	answer := func(ans raftfsm.Answer) {
-		w.tell(w.agentOf(c.id), w.transit(), func() {
-			if c.gone(w) || !w.passes(o.To, c.id) || w.slow && w.chance(3) {
+		f := w.fate("answer", string(o.Op), o.To)
+		w.tell(w.agentOf(c.id), w.transit()+f.late, func() {
+			if c.gone(w) || !w.passes(o.To, c.id) || f.lost {
 				return
 			}
-			if c.state == nil {
+			if c.state == nil && w.trace != nil {
 				w.say("  answer %s", answerText(o, ans))
 			}
+			w.happened("answer", string(o.Op), o.To)
 			c.tick(w).Answered(o, ans)
 			w.kick(c)
 		})
 	}
-	if !w.passes(c.id, o.To) || w.slow && w.chance(3) {
-		return // lost; the coordinator sees it at the deadline
+	if !w.passes(c.id, o.To) {
+		return
 	}
 	if a == nil || !a.up {
 		answer(raftfsm.Answer{Token: o.Token, Op: o.Op, Code: raftfsm.CodeUnreachable, Err: "connection refused"})
@@ -614,8 +647,9 @@ func (w *World) sendReport(a *Agent, r *raftfsm.Report, then func(raftfsm.Grant,
 		w.after(w.transit(), func() { then(raftfsm.Grant{}, false) })
 		return
 	}
-	w.tell(w.agentOf(c.id), w.transit(), func() {
-		if c.gone(w) || !w.passes(a.id, c.id) {
+	f := w.fate("report", "any", a.id)
+	w.tell(w.agentOf(c.id), w.transit()+f.late, func() {
+		if f.lost || c.gone(w) || !w.passes(a.id, c.id) {
 			w.tell(w.agentOf(a.id), 0, func() { then(raftfsm.Grant{}, false) })
 			return
 		}
@@ -625,8 +659,9 @@ func (w *World) sendReport(a *Agent, r *raftfsm.Report, then func(raftfsm.Grant,
 			return
 		}
 		g := raftfsm.GrantFor(&w.machine.State, r.Node)
-		w.tell(w.agentOf(a.id), w.transit(), func() {
-			if w.passes(c.id, a.id) {
+		f := w.fate("grant", "any", a.id)
+		w.tell(w.agentOf(a.id), w.transit()+f.late, func() {
+			if w.passes(c.id, a.id) && !f.lost {
 				then(g, true)
 			}
 		})
@@ -659,6 +694,7 @@ func (w *World) KillMysqld(id raftfsm.NodeID) {
 func (w *World) KillAgent(id raftfsm.NodeID) {
 	if w.agents[id].up {
 		w.agents[id].kill()
+		w.thaw(w.agentOf(id))
 	}
 }
 
@@ -764,10 +800,14 @@ func (w *World) checkAcknowledged(r *Row, m *Mysqld) {
 	if r.t == nil { // committed at once: looked at when Write has it
 		return
 	}
-	w.say("  OK %s from %s", r.Body, r.Node)
+	w.happened("ok", "", r.Node)
+	if w.trace != nil {
+		w.say("  OK %s from %s", r.Body, r.Node)
+	}
 	if s.Primary != m.node && !w.mysqld(s.Primary).holds(r) {
 		w.violate("S1: %s acknowledged %s while %s reigns in epoch %d and does not hold it", m.node, r.Body, s.Primary, s.Epoch)
 	}
+	w.checkHeld(r)
 }
 
 // checkApplied looks at each committed command.
@@ -779,14 +819,24 @@ func (w *World) checkApplied(before *raftfsm.State, c raftfsm.Command, r raftfsm
 	if s.Epoch == before.Epoch && s.Primary != before.Primary {
 		w.violate("S3: two primaries in epoch %d", s.Epoch)
 	}
-	if r.Dropped != "" || c.Kind != raftfsm.CmdPromote {
+	if r.Dropped != "" {
+		return
+	}
+	if c.Kind == raftfsm.CmdAcks {
+		for _, r := range w.rows {
+			if r.OK {
+				w.checkHeld(r)
+			}
+		}
+	}
+	if c.Kind != raftfsm.CmdPromote {
 		return
 	}
 	m := w.mysqld(s.Primary)
 	if c.Lossy { // a person accepted that
 		for _, r := range w.rows {
 			if r.OK && !m.holds(r) {
-				r.OK, r.Gone = false, true
+				r.OK, r.Gone, r.Kept = false, true, true
 			}
 		}
 	}
@@ -822,18 +872,62 @@ func (w *World) checkContents() {
 func (w *World) swapping(a *Agent, donor *Mysqld) {
 	w.say("  data of %s replaced by a copy of %s", a.id, donor.node)
 	for _, r := range w.rows {
-		if !r.OK || !a.md.holds(r) {
-			continue
+		if a.md.has(r) {
+			w.checkLastCopy(a.md, r)
 		}
-		n := 0
-		for _, id := range w.order {
-			if m := w.mysqld(id); m != nil && m != a.md && m.holds(r) {
-				n++
+	}
+}
+
+// checkLastCopy is S7: what is about to be thrown away is not the last of it.
+func (w *World) checkLastCopy(m *Mysqld, r *Row) {
+	if !r.OK && !r.Kept {
+		return
+	}
+	for _, id := range w.order {
+		if o := w.mysqld(id); o != nil && o != m && o.has(r) {
+			return
+		}
+	}
+	w.violate("S7: the data of %s were the last copy of %s", m.node, r.Body)
+}
+
+// has says that the row is on the server's disk, in whatever log.
+func (m *Mysqld) has(r *Row) bool {
+	same := func(t *Txn) bool { return t != nil && t.Body == r.Body }
+	if same(m.rows[r.t.key]) || same(m.logged[r.t.key]) {
+		return true
+	}
+	return m.received.Contains(r.t.set) && slices.ContainsFunc(m.relay, func(t *Txn) bool { return t.key == r.t.key && same(t) })
+}
+
+// checkEffects: what no rollback undoes is where its record is.
+func (w *World) checkEffects() {
+	for _, m := range w.machine.State.DataMembers() {
+		d := w.mysqld(m.ID)
+		for k, t := range d.effects {
+			if o := d.rows[k]; o == nil || o.Body != t.Body {
+				w.violate("S5: the effect of %s (%q) is on %s without its record", k, t.Body, m.ID)
 			}
 		}
-		if n == 0 && !donor.holds(r) {
-			w.violate("S7: the data of %s were the last copy of %s", a.id, r.Body)
+	}
+}
+
+// checkHeld is S2 before it is too late: where a row was acknowledged that is not
+// in the floor, k members of A hold it, or some set of members that is enough to
+// close the epoch would know nothing of it.
+func (w *World) checkHeld(r *Row) {
+	s := &w.machine.State
+	if s.K == 0 || w.blunt || s.Floor.Contains(r.t.set) {
+		return
+	}
+	n := 0
+	for _, a := range s.Ackers {
+		if m := w.mysqld(a.Node); m.uuid == a.ServerUUID && m.has(r) {
+			n++
 		}
+	}
+	if n < s.K {
+		w.violate("S2, latent: %s was acknowledged by %s, and %d of A=%s hold it, k is %d", r.Body, r.Node, n, ackText(s.Ackers), s.K)
 	}
 }
 
@@ -870,6 +964,12 @@ func (w *World) Unhealthy() string {
 	}
 	for _, m := range s.DataMembers() {
 		d := w.mysqld(m.ID)
+		if m.Leaving {
+			if m.ID == s.Primary {
+				continue
+			}
+			return fmt.Sprintf("%s has not left: %s", m.ID, w.lastWhy)
+		}
 		if m.ID == s.Primary {
 			continue
 		}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package raftfsmtest
+
+const raceEnabled = false
