@@ -36,6 +36,7 @@ type Agent struct {
 
 	run     int
 	seq     uint64
+	upSince int64
 	armed   bool
 	fencing bool
 	cur     *task
@@ -67,9 +68,11 @@ func (a *Agent) start() {
 	a.up, a.cur, a.armed, a.fencing, a.rebuild, a.held = true, nil, false, false, nil, false
 	a.ordered = false
 	a.run++
-	a.seq = 0
+	a.seq, a.upSince = 0, a.w.now
 	if a.md != nil && a.md.up {
-		a.md.killSet()
+		if !a.w.Mutant("abandoned-sql") {
+			a.md.killSet()
+		}
 		if !a.md.sro {
 			a.armed = true
 		}
@@ -138,7 +141,7 @@ func (a *Agent) fence() {
 	a.fencing = true
 	m, run, mrun := a.md, a.run, a.md.run
 	if !m.usable() {
-		m.kill()
+		a.killMysqld()
 		a.armed, a.fencing = false, false
 		return
 	}
@@ -157,11 +160,20 @@ func (a *Agent) fence() {
 		}
 		a.fencing = false
 		if m.run == mrun && a.armed {
-			m.kill()
+			a.killMysqld()
 			a.armed = false
 			a.report(nil)
 		}
 	})
+}
+
+// killMysqld ends a server that may have commits that wait.
+func (a *Agent) killMysqld() {
+	if a.w.Mutant("sigterm") {
+		a.md.terminate()
+		return
+	}
+	a.md.kill()
 }
 
 // makeReport is a look at mysqld.
@@ -195,6 +207,9 @@ func (a *Agent) report(then func(g raftfsm.Grant, ok bool)) {
 	a.w.sendReport(a, r, func(g raftfsm.Grant, ok bool) {
 		if a.run != run || !a.up {
 			return
+		}
+		if a.w.Mutant("lease-from-receipt") {
+			at = a.w.now
 		}
 		if ok {
 			a.take(g, at)
@@ -250,7 +265,9 @@ func (a *Agent) execute(o raftfsm.Order, reply func(raftfsm.Answer)) {
 	}
 	if a.cur != nil {
 		a.cur.fail(raftfsm.CodeStaleToken, "a newer order has come")
-		a.md.killSet()
+		if !a.w.Mutant("abandoned-sql") {
+			a.md.killSet()
+		}
 	}
 	t := &task{a: a, order: o, ans: ans, reply: reply, until: a.w.now + 10000}
 	a.cur = t
@@ -346,6 +363,7 @@ func (t *task) carryOut() {
 				}
 				a.armed = true
 				m.sro = false
+				a.w.opened(a, o.Token.Epoch)
 				t.position(true)
 				t.ok()
 				a.tidy(o.Token)
@@ -415,7 +433,7 @@ func (t *task) carryOut() {
 	case raftfsm.OpEvents:
 		alive(t.ok)
 	case raftfsm.OpStart:
-		if o.Cut && !m.up && !m.starting && a.role == rolePrimary && a.reign < o.Token.Epoch {
+		if o.Cut && !m.up && !m.starting && a.role == rolePrimary && (a.reign < o.Token.Epoch || a.w.Mutant("cut-early")) {
 			_ = m.cutTail(o.Keep) // if it must not be cut, it is started and compared
 		}
 		t.ensureUp(func() {
@@ -482,7 +500,7 @@ func (t *task) seal() {
 				t.ok()
 			})
 		}, func() {
-			m.kill()
+			a.killMysqld()
 			a.armed = false
 			t.offline()
 		})
@@ -520,16 +538,23 @@ func (t *task) sealGently() {
 }
 
 func (t *task) sealReplica() {
-	m := t.a.md
+	a, m := t.a, t.a.md
 	t.ensureUp(func() {
 		t.wait(1000, m.usable, func() {
-			m.stopIO()
+			early := m.position()
+			if m.link != nil || !a.w.Mutant("connecting-is-sealed") {
+				m.stopIO()
+			}
 			t.later(func() { // read after the stop
 				if !m.usable() {
 					t.fail(raftfsm.CodeFailed, "mysqld died")
 					return
 				}
 				t.position(true)
+				if a.w.Mutant("position-before-seal") {
+					t.ans.Received = early.Minus(m.executed)
+					t.ans.Executed = m.executed.Intersect(early)
+				}
 				if m.broken {
 					t.ans.ApplierError = "1062"
 				}

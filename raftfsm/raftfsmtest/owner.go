@@ -13,7 +13,8 @@ import (
 type owner struct {
 	rng    *rand.Rand // nil: scripts
 	frozen bool
-	since  int64
+	since  int64 // stopped
+	thawed int64
 	kept   []event
 }
 
@@ -63,7 +64,7 @@ func (w *World) thaw(o *owner) {
 	if !o.frozen {
 		return
 	}
-	o.frozen = false
+	o.frozen, o.thawed = false, w.now
 	kept := o.kept
 	o.kept = nil
 	for _, e := range kept {
