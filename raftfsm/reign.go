@@ -144,15 +144,28 @@ func (d *decider) cureLostAck(p *NodeView) {
 	}
 }
 
-// forget removes members that are to leave and that nothing rests on.
+// forget removes members that are to leave and that nothing rests on. One that may
+// acknowledge yet stays: it would be at a later primary what nobody counts.
 func (d *decider) forget() bool {
 	for _, m := range d.s.Members {
-		if _, acker := d.s.Acker(m.ID); m.Leaving && !acker && m.ID != d.s.Primary {
-			d.commit(Command{Kind: CmdRemoveMember, Node: m.ID})
-			return true
+		if _, acker := d.s.Acker(m.ID); !m.Leaving || acker || m.ID == d.s.Primary {
+			continue
 		}
+		if !m.Witness && !d.harmless(m.ID) {
+			d.why("%s is to leave, but nobody knows whether its server acknowledges: start its agent", m.Name)
+			continue
+		}
+		d.commit(Command{Kind: CmdRemoveMember, Node: m.ID})
+		return true
 	}
 	return false
+}
+
+// harmless says that the member's server acknowledges nothing, to whomever it
+// replicates from. Of one that hangs nothing is seen: it may when it goes on.
+func (d *decider) harmless(id NodeID) bool {
+	n := d.v.Node(id)
+	return d.fresh(n) && n.Report.Mysqld != MysqldHung && (n.Report.Replica == nil || !n.Report.Replica.AckWanted)
 }
 
 // hears says that some acker still receives from the primary.
@@ -253,15 +266,12 @@ func (d *decider) accounts(p *NodeView) {
 		return slices.ContainsFunc(as, func(a Account) bool { return !slices.Contains(p.Report.Accounts, a.User) })
 	}
 	for _, m := range d.s.DataMembers() {
-		n := d.v.Node(m.ID)
 		_, acker := d.s.Acker(m.ID)
-		// Of one that hangs nothing is seen: when it goes on it may acknowledge.
-		harmless := d.fresh(n) && n.Report.Mysqld != MysqldHung && (n.Report.Replica == nil || !n.Report.Replica.AckWanted)
 		account := Account{User: m.ReplicationUser(), Password: m.ReplicationPassword}
 		switch {
 		case acker:
 			ackers = append(ackers, account)
-		case harmless || m.ID == d.s.Primary:
+		case m.ID == d.s.Primary || d.harmless(m.ID):
 			others = append(others, account)
 		}
 	}
