@@ -216,6 +216,11 @@ func (s *State) promote(index uint64, c Command) string {
 	}
 	s.Epoch, s.Primary, s.PrimaryUUID = c.Epoch, c.Primary, c.PrimaryUUID
 	s.Ackers, s.K, s.Floor = sortAckers(c.Ackers), c.K, c.Floor
+	for i, m := range s.Members { // a tail that was cut off, say, gave it another one
+		if a, acker := s.Acker(m.ID); acker {
+			s.Members[i].ServerUUID = a.ServerUUID
+		}
+	}
 	s.Phase, s.PhaseIndex = PhasePromote, index
 	s.Request = nil
 	return ""

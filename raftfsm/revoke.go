@@ -438,8 +438,12 @@ func (d *decider) unsealed(candidate NodeID, f []sealed) []Acker {
 	var out []Acker
 	for _, m := range d.s.DataMembers() {
 		_, leased := d.s.Rebuild(m.ID)
-		if m.ID != candidate && m.ID != d.s.Primary && m.ServerUUID != "" && !leased && !slices.Contains(ids(f), m.ID) {
-			out = append(out, Acker{Node: m.ID, ServerUUID: m.ServerUUID})
+		uuid := m.ServerUUID
+		if r := d.v.Node(m.ID).Report; r != nil && r.ServerUUID != "" {
+			uuid = r.ServerUUID
+		}
+		if m.ID != candidate && m.ID != d.s.Primary && uuid != "" && !leased && !slices.Contains(ids(f), m.ID) {
+			out = append(out, Acker{Node: m.ID, ServerUUID: uuid})
 		}
 	}
 	return out
