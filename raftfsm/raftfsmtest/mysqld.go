@@ -116,7 +116,9 @@ func (m *Mysqld) copyOf(d *Mysqld) {
 		m.rows[k] = t
 	}
 	for k, t := range d.effects {
-		m.effects[k] = t
+		if d.rows[k] != nil { // what is not transactional is outside of all promises
+			m.effects[k] = t
+		}
 	}
 	m.executed, m.purged, m.cluster = d.executed, d.executed, d.cluster
 	for k, v := range d.accounts {

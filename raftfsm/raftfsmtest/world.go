@@ -933,22 +933,22 @@ func (w *World) checkEffects() {
 	}
 }
 
-// checkHeld is S2 before it is too late: where a row was acknowledged that is not
-// in the floor, k members of A hold it, or some set of members that is enough to
-// close the epoch would know nothing of it.
+// checkHeld is S2 before it is too late: no set of members of A that is enough to
+// close the epoch lacks a row that was acknowledged and is not in the floor. (One
+// whose data are others than those it entered A with closes nothing.)
 func (w *World) checkHeld(r *Row) {
 	s := &w.machine.State
 	if s.K == 0 || w.blunt || s.Floor.Contains(r.t.set) {
 		return
 	}
-	n := 0
+	lack := 0
 	for _, a := range s.Ackers {
-		if m := w.mysqld(a.Node); m.uuid == a.ServerUUID && m.has(r) {
-			n++
+		if m := w.mysqld(a.Node); m.uuid == a.ServerUUID && !m.has(r) {
+			lack++
 		}
 	}
-	if n < s.K {
-		w.violate("S2, latent: %s was acknowledged by %s, and %d of A=%s hold it, k is %d", r.Body, r.Node, n, ackText(s.Ackers), s.K)
+	if lack >= raftfsm.Need(s.Ackers, s.K) {
+		w.violate("S2, latent: %s was acknowledged by %s, and %d of A=%s lack it, k is %d", r.Body, r.Node, lack, ackText(s.Ackers), s.K)
 	}
 }
 
