@@ -94,7 +94,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	id, fresh, err := raftnode.LoadOrCreateID(a.cfg.DataDir)
 	if err != nil {
-		return api.Failed("node id: %w", err)
+		return ownDirError("node id", err)
 	}
 	a.id = raftfsm.NodeID(id)
 	if err := openStored(a.cfg.DataDir, fresh); err != nil {
@@ -120,7 +120,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 			return wire.Dial(ctx, addr, wire.ProtoRaft, identity)
 		}})
 	if err != nil {
-		return api.Failed("open the Raft store: %w", err)
+		return raftError(err)
 	}
 	undo = append(undo, func() { a.bounded(a.raft.Shutdown) })
 	a.coord = a.newCoordinator()
@@ -129,6 +129,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.wire.Serve(a.handler()) })
 	group.Go(func() error { a.coordinate(gctx); return nil })
+	group.Go(func() error { a.leaveFullDisk(gctx); return nil })
 	group.Go(func() error { return a.watchFatal(gctx) })
 	group.Go(func() error { return a.beMember(gctx, identity, fresh) })
 	group.Go(func() error { // the port closes first: nobody waits for answers that cannot come
@@ -150,7 +151,7 @@ func openStored(dir string, fresh bool) error {
 	}
 	t, err := node.OpenTokens(dir)
 	if err != nil {
-		return api.Failed("token file: %w", err)
+		return ownDirError("token file", err)
 	}
 	return t.Close()
 }
@@ -187,9 +188,9 @@ func (a *Agent) bounded(stop func(context.Context) error) {
 }
 
 // fail ends the agent: its node would block the group.
-func (a *Agent) fail(reason string) {
+func (a *Agent) fail(reason error) {
 	select {
-	case a.fatal <- api.Failed("%s", reason):
+	case a.fatal <- raftError(reason):
 	default:
 	}
 }

@@ -122,7 +122,13 @@ func (c *coordinator) look() (raftfsm.State, raftfsm.View, bool) {
 		return s, raftfsm.View{}, false
 	}
 	c.board.Tick(c.now().Sub(c.began))
-	return s, c.board.View(&s, servers), true
+	v := c.board.View(&s, servers)
+	for i := range v.Nodes {
+		if hasFullRaftDisk(v.Nodes[i].Report) {
+			v.Nodes[i].Voter = false // a vote, but nobody to hand coordination to
+		}
+	}
+	return s, v, true
 }
 
 // step decides once and does what was decided. It says whether to decide again
@@ -143,7 +149,7 @@ func (c *coordinator) step(ctx context.Context) (again bool, recheck time.Durati
 		}
 	}
 	if d.Handover != "" {
-		c.handover(ctx, s, d.Handover)
+		c.handover(ctx, s, d.Handover, "this is the primary's host")
 	}
 	return false, d.Recheck
 }
@@ -284,14 +290,14 @@ func (c *coordinator) send(ctx context.Context, o raftfsm.Order) {
 	}()
 }
 
-func (c *coordinator) handover(ctx context.Context, s raftfsm.State, to raftfsm.NodeID) {
+func (c *coordinator) handover(ctx context.Context, s raftfsm.State, to raftfsm.NodeID, why string) {
 	m, ok := s.Member(to)
 	if !ok {
 		return
 	}
 	hctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	c.log.Info("handing coordination away from the primary's host", "to", m.Name)
+	c.log.Info("handing coordination over", "to", m.Name, "why", why)
 	if err := c.raft.TransferLeadership(hctx, string(to), m.Address); err != nil && ctx.Err() == nil {
 		c.log.Warn("coordination not handed over", "to", m.Name, "err", err)
 	}

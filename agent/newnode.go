@@ -20,7 +20,7 @@ const agentAccount = "ha_agent"
 // newNode makes the node side. For a witness it has no mysqld.
 func (a *Agent) newNode(s raftfsm.State) (nodeSide, error) {
 	c := node.Config{ID: a.id, Version: a.version, DataDir: a.cfg.DataDir, RuntimeDir: a.cfg.RuntimeDir,
-		StartTimeout: a.cfg.MySQL.StartTimeout, Cluster: a.cluster, LastIndex: a.raft.LastIndex, Send: a.sendReport, Step: a.Step, Log: a.log}
+		StartTimeout: a.cfg.MySQL.StartTimeout, Cluster: a.cluster, LastIndex: a.raft.LastIndex, Problems: a.raftProblems, Send: a.sendReport, Step: a.Step, Log: a.log}
 	if !a.cfg.Witness {
 		c.Mysqld, c.MysqlDir = mysqlctl.New(a.mysqldConfig(s.AgentPassword), a.log), a.cfg.MySQL.DataDir
 		c.Scratch = func(dir string) node.Mysqld { return mysqlctl.New(a.scratchConfig(dir, s.AgentPassword), a.log) }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ha/agent/api"
+	"ha/agent/raftnode"
 	"ha/raftfsm"
 )
 
@@ -215,7 +216,11 @@ func (b *statusBuilder) memberIssues(m raftfsm.Member) {
 	}
 	r := seen.Report
 	for _, p := range r.Problems {
-		b.issue(api.Warning, p.Code, m.Name, "", "%s: %s", m.Name, p.Text)
+		next := ""
+		if p.Code == raftnode.CodeDisk {
+			b.degraded, next = true, raftDiskHint
+		}
+		b.issue(api.Warning, p.Code, m.Name, next, "%s: %s", m.Name, p.Text)
 	}
 	if m.Witness {
 		return

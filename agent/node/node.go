@@ -65,6 +65,8 @@ type Config struct {
 	// Cluster is the id of the cluster, LastIndex the node's last Raft index.
 	Cluster   func() string
 	LastIndex func() uint64
+	// Problems, if set, are those of the agent itself: they go into each report.
+	Problems func() []raftfsm.Problem
 	// Send gives a report to the coordinator and returns its grant. It is
 	// called from several goroutines.
 	Send func(context.Context, raftfsm.Report) (raftfsm.Grant, error)

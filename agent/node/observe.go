@@ -282,6 +282,9 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 	if n.cfg.LastIndex != nil {
 		r.LastIndex = n.cfg.LastIndex()
 	}
+	if n.cfg.Problems != nil {
+		r.Problems = n.cfg.Problems()
+	}
 	var stateErr error
 	var upSince time.Duration
 	if n.md != nil {

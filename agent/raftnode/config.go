@@ -67,8 +67,9 @@ type Config struct {
 	// group's configuration is used.
 	Resolve func(id string) (addr string, ok bool)
 	// Fatal is called, at most once and on a goroutine of its own, when this process must end because
-	// its node would block the group: its disk hangs while it leads, or Raft is stuck. May be nil.
-	Fatal func(reason string)
+	// its node would block the group: its disk hangs while it leads, its store cannot be written
+	// ([ErrDisk]), or Raft is stuck. May be nil.
+	Fatal func(reason error)
 	// Logger receives what Raft says: warnings at most once a minute each, the rest as debug. May be
 	// nil: nothing is logged.
 	Logger *slog.Logger
@@ -110,7 +111,7 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Fatal == nil {
-		c.Fatal = func(string) {}
+		c.Fatal = func(error) {}
 	}
 	return c
 }

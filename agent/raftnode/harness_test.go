@@ -234,7 +234,7 @@ func (g *group) start(id string) *Node {
 		Listener: g.net.listen("host-" + id),
 		Dial:     g.net.dialer("host-" + id),
 		Logger:   slog.New(slog.NewTextHandler(&g.log, nil)).With("on", id),
-		Fatal:    func(why string) { g.t.Errorf("fatal on %s: %s", id, why) },
+		Fatal:    func(why error) { g.t.Errorf("fatal on %s: %s", id, why) },
 		// Writing is as fast as the disk of the test machine: not in virtual time.
 		ProbeDisk: func() error { return nil },
 	}

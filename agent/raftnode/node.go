@@ -53,7 +53,7 @@ func open(cfg Config, st *store) (*Node, error) {
 	if cfg.ProbeDisk == nil {
 		scratch, err := openScratch(cfg.Dir)
 		if err != nil {
-			return nil, err
+			return nil, openError(cfg.Dir, err)
 		}
 		st.scratch = scratch
 		cfg.ProbeDisk = scratch.probe
@@ -68,10 +68,11 @@ func open(cfg Config, st *store) (*Node, error) {
 		stop:       make(chan struct{}),
 		stuck:      stuckTransfer{bound: 2 * cfg.Timing.Election},
 	}
+	st.disk.fatal = n.fatal
 	n.peers = newTransport(n)
 	rc := cfg.raftConfig()
 	rc.NotifyCh = n.notify
-	if n.raft, err = raft.NewRaft(rc, fsm, st.log, st.bolt, st.snaps, n.peers); err != nil {
+	if n.raft, err = raft.NewRaft(rc, fsm, st.log, st.disk, st.snaps, n.peers); err != nil {
 		n.peers.Close()
 		return nil, fmt.Errorf("start Raft: %w", err)
 	}

@@ -22,17 +22,41 @@ type patient struct {
 	n *Node
 
 	mu   sync.Mutex
-	lost map[raft.ServerID]bool // peers that do not answer
+	lost map[raft.ServerID]bool // peers that do not answer, or do not store
 }
 
 // AppendEntries sends entries until the peer answers. Heartbeats are not held up: Raft tries them often
 // enough, and needs to know.
 func (p *patient) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	try := func() error { return p.NetworkTransport.AppendEntries(id, addr, req, resp) }
+	try := func() error {
+		err := p.NetworkTransport.AppendEntries(id, addr, req, resp)
+		// The peer is in this term and its log fits, but its store did not take the entries. Raft would
+		// send it older ones, less and less often.
+		if err == nil && len(req.Entries) > 0 && !resp.Success && !resp.NoRetryBackoff && resp.Term <= req.Term {
+			return fmt.Errorf("%s does not store what it is sent", id)
+		}
+		return err
+	}
 	if req.PrevLogEntry == 0 && len(req.Entries) == 0 && req.LeaderCommitIndex == 0 { // as Raft tells a heartbeat
 		return try()
 	}
 	return p.persist(id, addr, req.Term, try)
+}
+
+// RequestVote asks for a vote, unless this node could not store what it would lead to.
+func (p *patient) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if p.n.store.disk.isStuck() {
+		return errFull
+	}
+	return p.NetworkTransport.RequestVote(id, addr, req, resp)
+}
+
+// RequestPreVote asks whether a vote would be given.
+func (p *patient) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if p.n.store.disk.isStuck() {
+		return errFull
+	}
+	return p.NetworkTransport.RequestPreVote(id, addr, req, resp)
 }
 
 // InstallSnapshot waits until the peer can be reached. The sending itself is tried once: data is not
@@ -89,13 +113,13 @@ func (p *patient) mark(id raft.ServerID, lost bool) {
 	}
 }
 
-// answers returns an error if the peer is known not to answer. To hand leadership to such a peer would
+// answers returns an error if the peer is known not to answer, or not to store. To hand leadership to such a peer would
 // fill a channel in Raft that nobody empties, and the second time block it for ever (hashicorp/raft#696).
 func (p *patient) answers(id raft.ServerID) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.lost[id] {
-		return fmt.Errorf("%s does not answer", id)
+		return fmt.Errorf("%s does not answer, or cannot store", id)
 	}
 	return nil
 }

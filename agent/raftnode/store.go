@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -27,7 +28,7 @@ var keyCommitted = []byte("ha committed index")
 
 // store is what the node keeps on disk.
 type store struct {
-	bolt    *raftboltdb.BoltStore
+	disk    *disk
 	log     raft.LogStore
 	snaps   raft.SnapshotStore
 	scratch *scratchFile // nil if the probe is the caller's
@@ -52,25 +53,35 @@ func openStore(cfg Config) (*store, error) {
 		return nil, fmt.Errorf("%s: %w", cfg.Dir, ErrLocked)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open the Raft store: %w", err)
+		return nil, openError(cfg.Dir, err)
 	}
-	st := &store{bolt: bolt}
+	st := &store{disk: &disk{BoltStore: bolt, dir: cfg.Dir, log: cfg.Logger, fatal: func(error) {}}}
 	if err := st.init(cfg); err != nil {
 		bolt.Close()
-		return nil, fmt.Errorf("open the Raft store: %w", err)
+		return nil, openError(cfg.Dir, err)
 	}
 	return st, nil
 }
 
+// openError is [ErrDisk] where the disk is to blame.
+func openError(dir string, err error) error {
+	for _, sick := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS} {
+		if errors.Is(err, sick) {
+			return diskError(dir, err)
+		}
+	}
+	return fmt.Errorf("open the Raft store: %w", err)
+}
+
 func (s *store) init(cfg Config) error {
 	var err error
-	if s.log, err = raft.NewLogCache(logCache, s.bolt); err != nil {
+	if s.log, err = raft.NewLogCache(logCache, s.disk); err != nil {
 		return err
 	}
 	if s.snaps, err = raft.NewFileSnapshotStoreWithLogger(cfg.Dir, snapshotsKept, newLogger(cfg.Logger)); err != nil {
 		return err
 	}
-	s.noted, err = s.bolt.GetUint64(keyCommitted)
+	s.noted, err = s.disk.GetUint64(keyCommitted)
 	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
 		return nil
 	}
@@ -82,7 +93,7 @@ func (s *store) init(cfg Config) error {
 func (s *store) noteCommit(index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if index > s.noted && s.bolt.SetUint64(keyCommitted, index) == nil {
+	if index > s.noted && s.disk.SetUint64(keyCommitted, index) == nil {
 		s.noted = index
 	}
 }
@@ -91,7 +102,7 @@ func (s *store) close() error {
 	if s.scratch != nil {
 		s.scratch.close()
 	}
-	return s.bolt.Close()
+	return s.disk.Close()
 }
 
 // replay brings fsm to the newest state that is known to be committed: the last snapshot and the noted

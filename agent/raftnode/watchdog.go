@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -15,12 +14,13 @@ import (
 )
 
 // fatal tells the owner of the process that it must end.
-func (n *Node) fatal(reason string) {
+func (n *Node) fatal(reason error) {
 	n.fatalOnce.Do(func() { go n.cfg.Fatal(reason) })
 }
 
-// watchDisk probes the disk while this node leads. A leader whose disk hangs goes on sending heartbeats
-// and leads for ever, and nothing is committed any more (hashicorp/raft#503).
+// watchDisk looks whether there is room, and probes the disk while this node leads. A leader whose disk
+// hangs goes on sending heartbeats and leads for ever, and nothing is committed any more
+// (hashicorp/raft#503).
 func (n *Node) watchDisk() {
 	tick := time.NewTicker(n.cfg.Timing.DiskCheck)
 	defer tick.Stop()
@@ -30,26 +30,45 @@ func (n *Node) watchDisk() {
 		case <-n.stop:
 			return
 		}
-		if !n.IsLeader() {
-			continue
+		if !n.tryDisk() {
+			return
 		}
-		done := make(chan error, 1)
-		go func() { done <- n.cfg.ProbeDisk() }() // a hanging write cannot be interrupted
-		bound := time.NewTimer(n.cfg.Timing.DiskBound)
+	}
+}
+
+// tryDisk looks once; false: this is over.
+func (n *Node) tryDisk() bool {
+	leads := n.IsLeader()
+	done := make(chan error, 1)
+	go func() { // a hanging call cannot be interrupted
+		err := n.store.disk.look()
+		if err == nil && leads {
+			err = n.cfg.ProbeDisk()
+		}
+		done <- err
+	}()
+	bound := time.NewTimer(n.cfg.Timing.DiskBound)
+	defer bound.Stop()
+	for {
 		select {
 		case err := <-done:
-			bound.Stop()
-			// A full disk does not hang, and the store reuses its pages.
-			if err != nil && !errors.Is(err, syscall.ENOSPC) {
-				n.fatal(fmt.Sprintf("the disk of %s fails: %v", n.cfg.Dir, err))
-				return
+			if err == nil {
+				return true
 			}
+			if isFull(err) { // it does not hang, and the store uses its pages again
+				n.store.disk.setFull(err)
+				return true
+			}
+			n.fatal(diskError(n.cfg.Dir, err))
+			return false
 		case <-bound.C:
-			n.fatal(fmt.Sprintf("the disk of %s did not write for %v", n.cfg.Dir, n.cfg.Timing.DiskBound))
-			return
+			if n.IsLeader() {
+				n.fatal(fmt.Errorf("the disk of %s did not write for %v", n.cfg.Dir, n.cfg.Timing.DiskBound))
+				return false
+			}
+			bound.Reset(n.cfg.Timing.DiskBound) // it may come to lead
 		case <-n.stop:
-			bound.Stop()
-			return
+			return false
 		}
 	}
 }
@@ -115,6 +134,6 @@ func (s *stuckTransfer) observe(err error, now time.Time) bool {
 
 func (n *Node) watchTransfer(err error) {
 	if n.stuck.observe(err, time.Now()) {
-		n.fatal(fmt.Sprintf("Raft refuses commands for over %v: it believes a leadership transfer is running", n.stuck.bound))
+		n.fatal(fmt.Errorf("commands are refused for over %v: Raft believes a leadership transfer is running", n.stuck.bound))
 	}
 }

@@ -22,7 +22,7 @@ func TestHungDisk(t *testing.T) {
 		release := make(chan struct{})
 		fatal := map[string]chan string{"a": make(chan string, 9), "b": make(chan string, 9)}
 		g.tune = func(c *Config) {
-			c.Fatal = func(why string) { fatal[c.ID] <- why }
+			c.Fatal = func(why error) { fatal[c.ID] <- why.Error() }
 			c.ProbeDisk = func() error {
 				if hangs.Load() {
 					<-release
@@ -56,7 +56,7 @@ func TestFailingDisk(t *testing.T) {
 		inBubble(t, func(t *testing.T, g *group) {
 			var calls atomic.Int32
 			g.tune = func(c *Config) {
-				c.Fatal = func(string) { calls.Add(1) }
+				c.Fatal = func(error) { calls.Add(1) }
 				c.ProbeDisk = func() error { return err }
 			}
 			g.found("a")

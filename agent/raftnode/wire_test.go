@@ -78,7 +78,7 @@ func startAgent(t *testing.T, dir, name, addr, secret string) *agent {
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 			return wire.Dial(ctx, addr, wire.ProtoRaft, ident)
 		},
-		Fatal:  func(why string) { t.Errorf("fatal on %s: %s", name, why) },
+		Fatal:  func(why error) { t.Errorf("fatal on %s: %s", name, why) },
 		Logger: log,
 	})
 	if err != nil {
