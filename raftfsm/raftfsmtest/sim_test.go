@@ -1,6 +1,7 @@
 package raftfsmtest
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -97,6 +99,7 @@ func TestSim(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	slices.SortFunc(failures, func(a, b failure) int { return cmp.Compare(a.s.Seed, b.s.Seed) })
 	for i, f := range failures {
 		t.Errorf("seed %d (%s), %d of %d entries: %v\nreplay: go test ./raftfsm/raftfsmtest -run TestSim -sim.seed=%d -sim.profile=%s -sim.trace",
 			f.s.Seed, f.profile, len(f.s.Entries), len(f.s.Entries), f.err, f.s.Seed, f.profile)
