@@ -115,7 +115,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	undo = append(undo, func() { _ = a.wire.Close() })
 
 	a.raft, err = raftnode.Open(raftnode.Config{Dir: a.cfg.DataDir, ID: id, Addr: a.cfg.Advertise, FSM: a.fsm,
-		Listener: a.wire.Raft(), Logger: a.log, Resolve: a.addressOf, Fatal: a.fail,
+		Listener: a.wire.Raft(), Logger: a.log, Resolve: a.addressOf, Fatal: a.fail, Marks: a.raftMarks(id),
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 			return wire.Dial(ctx, addr, wire.ProtoRaft, identity)
 		}})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -23,7 +24,27 @@ func raftError(err error) error {
 		e.Word = raftnode.CodeDisk
 		return e
 	}
+	if errors.Is(err, raftnode.ErrOldStore) {
+		return api.Refused(raftnode.CodeOldStore, "%w: with it this node could elect a coordinator that lacks what was committed", err).
+			WithHint("move all but mysqld's data out of the agent's data_dir and start it with --join: it comes back as a new node under its old name")
+	}
 	return api.Failed("Raft: %w", err)
+}
+
+// raftMarkFile stands in mysqld's data dir.
+const raftMarkFile = "ha.mark"
+
+// raftMarks are where this node keeps how far its Raft store has come: on what
+// are other file systems, usually.
+func (a *Agent) raftMarks(id string) []raftnode.MarkFile {
+	files := []raftnode.MarkFile{{Path: filepath.Join(a.cfg.RuntimeDir, "mark-"+id)}}
+	if !a.cfg.Witness {
+		files = append(files, raftnode.MarkFile{Path: filepath.Join(a.cfg.MySQL.DataDir, raftMarkFile), Ready: func() bool {
+			n := a.node.Load() // an empty directory has to stay empty until mysqld has initialised it
+			return n != nil && (*n).Report().Mysqld == raftfsm.MysqldRunning
+		}})
+	}
+	return files
 }
 
 // ownDirError is why something in the agent's own data dir, where the Raft store

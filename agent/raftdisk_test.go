@@ -100,3 +100,46 @@ func TestRaftDiskReadOnly(t *testing.T) {
 	}
 	clear(mustStart(t, cfg).ended(t))
 }
+
+// A data dir that is put back from a backup is refused, also at the second try;
+// what the hint says brings the node back under its old name.
+func TestOldStore(t *testing.T) {
+	addrs := []string{testAddr(t), testAddr(t), testAddr(t)}
+	var agents []*runningAgent
+	for i, name := range []string{"w1", "w2", "w3"} {
+		cfg := witness(t, name, addrs[i], addrs[:min(i, 1)]...)
+		cfg.RuntimeDir = t.TempDir()
+		agents = append(agents, mustStart(t, cfg))
+	}
+	oneCluster(t, agents, 3)
+	cfg := agents[2].cfg
+	agents[2].halt(t)
+	backup := filepath.Join(t.TempDir(), "backup")
+	if err := os.CopyFS(backup, os.DirFS(cfg.DataDir)); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Zone = "elsewhere" // the group goes on: it notes this
+	agents[2] = mustStart(t, cfg)
+	eventually(t, 10*time.Second, "the zone known to w3", func() (bool, string) {
+		s := agents[2].fsm.State()
+		m, _ := s.MemberByName("w3")
+		return m.Zone == cfg.Zone, m.Zone
+	})
+	old := agents[2].id
+	agents[2].halt(t)
+	if err := errors.Join(os.RemoveAll(cfg.DataDir), os.CopyFS(cfg.DataDir, os.DirFS(backup))); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		refused(t, mustStart(t, cfg).ended(t), api.ExitRefused, raftnode.CodeOldStore, cfg.RuntimeDir, "--join")
+	}
+	if err := os.RemoveAll(cfg.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	agents[2] = mustStart(t, cfg)
+	eventually(t, 30*time.Second, "w3 is back as another node", func() (bool, string) {
+		s := agents[0].fsm.State()
+		m, _ := s.MemberByName("w3")
+		return m.ID != "" && m.ID != old && agents[2].node.Load() != nil, string(m.ID)
+	})
+}

@@ -70,6 +70,9 @@ type Config struct {
 	// its node would block the group: its disk hangs while it leads, its store cannot be written
 	// ([ErrDisk]), or Raft is stuck. May be nil.
 	Fatal func(reason error)
+	// Marks are files outside of Dir, best on other file systems, in which the node keeps how far its
+	// store has come. [Open] refuses a store of which they know more: [ErrOldStore].
+	Marks []MarkFile
 	// Logger receives what Raft says: warnings at most once a minute each, the rest as debug. May be
 	// nil: nothing is logged.
 	Logger *slog.Logger

@@ -54,7 +54,7 @@ type disk struct {
 	dir       string
 	log       *slog.Logger
 	fatal     func(error)
-	beforeCut func(last uint64) // entries after last are about to be taken back
+	beforeCut func(last uint64) (cut func()) // entries after last are about to be taken back; nil: nobody minds
 
 	mu    sync.Mutex
 	full  error // there is no room; nil: there is
@@ -75,7 +75,7 @@ func (d *disk) StoreLogs(entries []*raft.Log) error {
 // DeleteRange removes old entries after a snapshot, or new ones that another leader does not have.
 func (d *disk) DeleteRange(first, last uint64) error {
 	if end, err := d.LastIndex(); err == nil && first > 0 && last >= end && d.beforeCut != nil {
-		d.beforeCut(first - 1)
+		defer d.beforeCut(first - 1)()
 	}
 	return d.noted(d.BoltStore.DeleteRange(first, last))
 }

@@ -268,6 +268,9 @@ func (g *group) crash(id string) {
 	n.store.mu.Lock()
 	n.store.noted = ^uint64(0) // noteCommit has nothing to add
 	n.store.mu.Unlock()
+	n.marks.mu.Lock()
+	n.marks.files = nil
+	n.marks.mu.Unlock()
 	g.stop(id)
 }
 

@@ -16,6 +16,7 @@ type Node struct {
 	raft       *raft.Raft
 	peers      *patient
 	store      *store
+	marks      *marks
 	leadership chan bool
 
 	fatalOnce sync.Once
@@ -46,6 +47,9 @@ func Open(cfg Config) (*Node, error) {
 }
 
 func open(cfg Config, st *store) (*Node, error) {
+	if err := st.check(cfg); err != nil {
+		return nil, err
+	}
 	fsm, err := replay(st, cfg.FSM)
 	if err != nil {
 		return nil, fmt.Errorf("replay the Raft log: %w", err)
@@ -62,6 +66,7 @@ func open(cfg Config, st *store) (*Node, error) {
 	n := &Node{
 		cfg:        cfg,
 		store:      st,
+		marks:      newMarks(st, cfg),
 		leadership: make(chan bool, 1),
 		notify:     make(chan bool, 8),
 		started:    make(chan struct{}),
@@ -69,6 +74,9 @@ func open(cfg Config, st *store) (*Node, error) {
 		stuck:      stuckTransfer{bound: 2 * cfg.Timing.Election},
 	}
 	st.disk.fatal = n.fatal
+	if len(cfg.Marks) > 0 {
+		st.disk.beforeCut = n.marks.beforeCut
+	}
 	n.peers = newTransport(n)
 	rc := cfg.raftConfig()
 	rc.NotifyCh = n.notify
@@ -80,6 +88,7 @@ func open(cfg Config, st *store) (*Node, error) {
 	n.wg.Go(n.drain)
 	n.wg.Go(n.noteCommits)
 	n.wg.Go(n.watchDisk)
+	n.wg.Go(n.keepMarks)
 	return n, nil
 }
 
@@ -107,6 +116,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 		n.stopOnce.Do(func() { close(n.stop) })
 		n.wg.Wait()
 		n.store.noteCommit(n.raft.CommitIndex())
+		n.marks.keep(n.raft.CurrentTerm(), n.raft.LastIndex())
 		done <- errors.Join(err, n.store.close())
 	}()
 	select {

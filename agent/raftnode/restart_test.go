@@ -147,6 +147,7 @@ func TestRandomFaults(t *testing.T) {
 
 func randomFaults(t *testing.T, g *group, r *rand.Rand) {
 	ids := []string{"a", "b", "c"}
+	g.marked() // they refuse no store that was only crashed
 	g.found(ids...)
 	var acked []string
 	for step := range 60 {
@@ -166,7 +167,7 @@ func randomFaults(t *testing.T, g *group, r *rand.Rand) {
 				g.start(id)
 			}
 		case 4:
-			g.net.isolate(ids[r.IntN(3)])
+			g.net.isolate("host-" + ids[r.IntN(3)])
 		case 5:
 			g.net.isolate()
 		case 6:
