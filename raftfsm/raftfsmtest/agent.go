@@ -33,6 +33,7 @@ type Agent struct {
 	// Survives the agent, not the host.
 	leaseEpoch uint64
 	leaseEnd   int64
+	proven     int64 // for the checkers: the end of the last lease, rightly counted
 
 	run     int
 	seq     uint64
@@ -70,9 +71,7 @@ func (a *Agent) start() {
 	a.run++
 	a.seq, a.upSince = 0, a.w.now
 	if a.md != nil && a.md.up {
-		if !a.w.Mutant("abandoned-sql") {
-			a.md.killSet()
-		}
+		a.md.killSet()
 		if !a.md.sro {
 			a.armed = true
 		}
@@ -208,6 +207,9 @@ func (a *Agent) report(then func(g raftfsm.Grant, ok bool)) {
 		if a.run != run || !a.up {
 			return
 		}
+		if ok && g.Lease > 0 {
+			a.proven = max(a.proven, at+g.Lease.Milliseconds())
+		}
 		if a.w.Mutant("lease-from-receipt") {
 			at = a.w.now
 		}
@@ -265,9 +267,7 @@ func (a *Agent) execute(o raftfsm.Order, reply func(raftfsm.Answer)) {
 	}
 	if a.cur != nil {
 		a.cur.fail(raftfsm.CodeStaleToken, "a newer order has come")
-		if !a.w.Mutant("abandoned-sql") {
-			a.md.killSet()
-		}
+		a.md.killSet()
 	}
 	t := &task{a: a, order: o, ans: ans, reply: reply, until: a.w.now + 10000}
 	a.cur = t
@@ -276,9 +276,12 @@ func (a *Agent) execute(o raftfsm.Order, reply func(raftfsm.Answer)) {
 
 // later goes on after a moment, unless the agent died or a newer order came.
 func (t *task) later(f func()) {
-	run := t.a.run
-	t.a.w.after(t.a.w.jitter(0, 6), func() {
-		if !t.dead && t.a.up && t.a.run == run {
+	run, d := t.a.run, t.a.w.jitter(0, 6)
+	if t.a.w.chance(2) { // a statement that takes its time
+		d = t.a.w.jitter(0, 1000)
+	}
+	t.a.w.after(d, func() {
+		if (!t.dead || t.a.w.Mutant("abandoned-sql")) && t.a.up && t.a.run == run {
 			f()
 		}
 	})
@@ -541,7 +544,14 @@ func (t *task) sealReplica() {
 	a, m := t.a, t.a.md
 	t.ensureUp(func() {
 		t.wait(1000, m.usable, func() {
-			early := m.position()
+			if a.w.Mutant("position-before-seal") {
+				t.position(true)
+				t.later(func() {
+					m.stopIO()
+					t.ok()
+				})
+				return
+			}
 			if m.link != nil || !a.w.Mutant("connecting-is-sealed") {
 				m.stopIO()
 			}
@@ -551,10 +561,6 @@ func (t *task) sealReplica() {
 					return
 				}
 				t.position(true)
-				if a.w.Mutant("position-before-seal") {
-					t.ans.Received = early.Minus(m.executed)
-					t.ans.Executed = m.executed.Intersect(early)
-				}
 				if m.broken {
 					t.ans.ApplierError = "1062"
 				}

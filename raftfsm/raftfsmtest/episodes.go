@@ -29,16 +29,17 @@ var profiles = []struct {
 	mix   map[string]int
 }{
 	{"general", []int{3, 3, 4}, 3000, 40, map[string]int{"mysqld": 3, "agent": 2, "host": 3, "cut": 4, "lag": 2, "lead": 2, "drop": 1, "trap": 3, "freeze": 2, "step": 3, "slow": 1}},
-	{"members", []int{3, 4, 4}, 2500, 40, map[string]int{"mysqld": 2, "deaf": 3, "drop": 2, "cut": 2, "lag": 2, "lead": 2, "trap": 4, "killP": 2, "away": 4, "leave": 2, "acks": 1, "step": 1}},
-	{"double", []int{3, 4}, 900, 30, map[string]int{"double": 6, "lag": 2, "lead": 2, "agent": 1, "step": 2, "trap": 1, "narrow": 2}},
+	{"members", []int{3, 4, 4}, 2500, 40, map[string]int{"mysqld": 2, "deaf": 3, "drop": 2, "cut": 2, "lag": 2, "lead": 2, "trap": 4, "killP": 2, "away": 4, "leave": 2, "acks": 1, "step": 1, "ghost": 1}},
+	{"double", []int{3, 4}, 900, 30, map[string]int{"double": 6, "sleeper": 1, "lag": 2, "lead": 2, "agent": 1, "step": 2, "trap": 1, "narrow": 2}},
 	{"agents", []int{3, 4}, 2500, 40, map[string]int{"agent": 5, "freeze": 3, "cut": 2, "lead": 1, "mysqld": 2, "host": 1, "step": 2, "deaf": 2}},
 	{"operator", []int{3, 4}, 1500, 40, map[string]int{"switchover": 5, "failover": 1, "leave": 1, "policy": 1, "lead": 1, "mysqld": 1, "cut": 1, "step": 3, "trap": 2}},
-	{"return", []int{3, 4, 4}, 2500, 40, map[string]int{"tail": 6, "back": 4, "switchover": 2, "lead": 1, "agent": 1, "lag": 1, "step": 1}},
+	{"return", []int{3, 4, 4}, 2500, 40, map[string]int{"tail": 6, "back": 4, "reinit": 1, "switchover": 2, "lead": 1, "agent": 1, "lag": 1, "step": 1}},
 	{"frozen", []int{3, 4}, 2500, 30, map[string]int{"freeze": 6, "lag": 1, "cut": 1, "lead": 1, "trap": 2, "narrow": 1, "switchover": 1}},
+	{"slow", []int{3, 3, 4}, 2000, 25, map[string]int{"slow": 5, "narrow": 4, "lag": 2, "switchover": 3, "mysqld": 2, "host": 1, "lead": 1}},
 	{"witness", []int{2, 2, 3}, 3000, 40, map[string]int{"mysqld": 2, "host": 3, "agent": 2, "cut": 3, "lead": 1, "freeze": 1, "step": 1, "switchover": 1}},
 	{"quiet", []int{2, 3, 4}, 0, 40, nil},
 	{"loss", []int{3, 4}, 3000, 40, map[string]int{"allow": 3, "tail": 3, "away": 2, "host": 1, "switchover": 1}},
-	{"late", []int{3, 4}, 3000, 40, map[string]int{"again": 8, "away": 4, "lead": 2, "trap": 2, "killP": 1, "drop": 1, "agent": 1}},
+	{"late", []int{3, 4}, 3000, 40, map[string]int{"again": 8, "sleeper": 2, "away": 4, "lead": 2, "trap": 2, "killP": 1, "drop": 1, "agent": 1}},
 }
 
 // Generate makes the schedule of a seed; no profile: one by the seed.
@@ -155,7 +156,7 @@ func (g *generator) hit(who string) string {
 
 // episodeOrder keeps a seed's choice the same.
 var episodeOrder = []string{"mysqld", "killP", "agent", "host", "cut", "lag", "slow", "lead", "drop", "trap", "again", "freeze", "step",
-	"double", "narrow", "deaf", "away", "leave", "acks", "switchover", "failover", "policy", "tail", "back", "allow"}
+	"double", "narrow", "deaf", "away", "leave", "acks", "switchover", "failover", "policy", "tail", "back", "allow", "ghost", "reinit", "sleeper"}
 
 var episodes = map[string]func(g *generator){
 	"mysqld": func(g *generator) {
@@ -417,6 +418,33 @@ var episodes = map[string]func(g *generator){
 			"%s", g.of("start F", "start P", "kill mysqld P", "start F"))
 		g.at(g.t+6000, "start F")
 		g.at(g.t+6000, "start P")
+	},
+	"ghost": func(g *generator) { // a member without an agent is to be forgotten; its server follows on
+		who := string(g.node())
+		g.at(g.t, "kill agent %s", who)
+		g.at(g.t+g.span(50, 2000), "kill mysqld P")
+		g.at(g.t+g.span(1000, 4000), "leave %s", who)
+		g.at(g.t+g.span(4000, 7000), "switchover F")
+		g.at(g.t+g.span(6000, 14000), "start %s", who)
+	},
+	"reinit": func(g *generator) {
+		who := g.replica()
+		if g.chance(50) {
+			g.at(g.t-20, "lag %s", who)
+			g.burst(g.t-10, 2)
+			g.at(g.t+500, "catchup %s", who)
+		}
+		g.at(g.t, "reinit %s", who)
+		g.at(g.t+g.span(0, 4000), "kill %s P", g.of("mysqld", "host"))
+		g.at(g.t+9000, "start F")
+		g.at(g.t+9000, "start P")
+	},
+	"sleeper": func(g *generator) { // the candidate sleeps over its promotion, and has it in its socket
+		g.at(g.t, "kill %s P", g.of("mysqld", "host"))
+		g.on(g.t, "sent:promote", 1, 0, "freeze agent it")
+		g.on(g.t, "sent:promote", 1, 0, "trap order seal it lose 0 for 9000")
+		g.on(g.t, "sent:promote", 1, g.span(200, 9000), "thaw agent it")
+		g.at(g.t+g.span(1000, 9000), "start F")
 	},
 	"allow": func(g *generator) { // a loss is accepted
 		g.at(g.t, "kill host P")

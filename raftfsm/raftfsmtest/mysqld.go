@@ -155,6 +155,9 @@ func (m *Mysqld) kill() {
 		m.recover() // a start that fails may have come that far
 	}
 	m.thaw()
+	if m.up && m.w.rng != nil {
+		m.unflushed(m.w.rng.IntN(4))
+	}
 	m.up, m.starting, m.hung = false, false, false
 	m.run++
 	m.disconnect(500)
@@ -166,6 +169,36 @@ func (m *Mysqld) kill() {
 	m.waiters = nil
 	for _, x := range ws {
 		x.answer(false)
+	}
+}
+
+// unflushed: the engine has not synced its last commits; only their place in the
+// binlog makes a recovery commit them.
+func (m *Mysqld) unflushed(n int) {
+	for at := len(m.binlog) - 1 - len(m.waiters); n > 0 && at >= m.lastFile; at, n = at-1, n-1 {
+		t := m.binlog[at]
+		delete(m.rows, t.key)
+		m.executed = m.executed.Minus(t.set)
+	}
+}
+
+// reinit: somebody puts an empty data directory in place.
+func (m *Mysqld) reinit() {
+	m.kill()
+	m.wipe()
+	for _, r := range m.w.rows {
+		if !r.OK {
+			continue
+		}
+		copies := 0
+		for _, id := range m.w.order {
+			if o := m.w.mysqld(id); o != nil && o.has(r) {
+				copies++
+			}
+		}
+		if copies == 0 {
+			r.OK, r.Gone = false, true // it was async, or more than one host was lost
+		}
 	}
 }
 

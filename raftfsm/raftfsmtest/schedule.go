@@ -321,6 +321,12 @@ func (w *World) do(text string, it raftfsm.NodeID) {
 				m.linkTo.killDump(m.uuid)
 			}
 		})
+	case "reinit": // NODE, unless it is the primary
+		onMysqld(id(1), func(m *Mysqld) {
+			if st := &w.machine.State; st.Phase == raftfsm.PhaseSettled && st.Primary != id(1) {
+				m.reinit()
+			}
+		})
 	case "flush": // somebody types FLUSH on NODE, which makes a transaction
 		onMysqld(id(1), (*Mysqld).flush)
 	case "lead": // NODE becomes the coordinator

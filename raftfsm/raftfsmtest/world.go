@@ -375,6 +375,11 @@ func (w *World) watchLeader() {
 			}
 		})
 	}
+	for i := len(w.rows) - 1; i >= max(0, len(w.rows)-64); i-- {
+		if r := w.rows[i]; r.OK {
+			w.checkHeld(r)
+		}
+	}
 	w.after(w.jitter(40, 60), w.watchLeader)
 }
 
@@ -789,9 +794,13 @@ func (w *World) Write(id raftfsm.NodeID, body string) (*Row, bool) {
 
 // --- checkers.
 
-// holds says that the server's engine has the row with this content.
+// holds says that the server has the row with this content: in its engine, or it
+// will when it has started.
 func (m *Mysqld) holds(r *Row) bool {
 	t := m.rows[r.t.key]
+	if t == nil && !m.up {
+		t = m.logged[r.t.key]
+	}
 	return t != nil && t.Body == r.Body
 }
 
@@ -820,13 +829,12 @@ func (w *World) opened(a *Agent, epoch uint64) {
 	}
 }
 
-// checkServing is S6: a server with a living agent takes no writes for longer
-// than a lease after another one has begun to reign.
+// checkServing is S6: a server with a living agent takes no writes after its lease.
 func (w *World) checkServing(m *Mysqld) {
-	a, s := w.agents[m.node], &w.machine.State
-	since := max(w.promotedAt, a.upSince, w.agentOf(m.node).thawed, w.mysqldOf(m.node).thawed)
-	if limit := s.Policy.Lease.Milliseconds() + 1500; a.up && !w.agentOf(m.node).frozen && s.Primary != m.node && w.now-since > limit {
-		w.violate("S6: %s takes writes %d ms after %s began to reign", m.node, w.now-w.promotedAt, s.Primary)
+	a := w.agents[m.node]
+	since := max(a.proven, a.upSince, w.agentOf(m.node).thawed, w.mysqldOf(m.node).thawed)
+	if a.up && !w.agentOf(m.node).frozen && w.now-since > 1500 {
+		w.violate("S6: %s takes writes %d ms after its lease", m.node, w.now-a.proven)
 	}
 }
 
@@ -938,7 +946,7 @@ func (w *World) checkEffects() {
 // whose data are others than those it entered A with closes nothing.)
 func (w *World) checkHeld(r *Row) {
 	s := &w.machine.State
-	if s.K == 0 || w.blunt || s.Floor.Contains(r.t.set) {
+	if s.K == 0 || w.blunt || w.rng == nil || s.Floor.Contains(r.t.set) {
 		return
 	}
 	lack := 0
@@ -947,7 +955,7 @@ func (w *World) checkHeld(r *Row) {
 			lack++
 		}
 	}
-	if lack >= raftfsm.Need(s.Ackers, s.K) {
+	if lack > len(s.Ackers)-s.K {
 		w.violate("S2, latent: %s was acknowledged by %s, and %d of A=%s lack it, k is %d", r.Body, r.Node, lack, ackText(s.Ackers), s.K)
 	}
 }
