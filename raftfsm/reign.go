@@ -428,6 +428,9 @@ func (d *decider) diverged(m Member, errant string) {
 		d.why("%s has diverged (%s) and is being copied from", m.Name, errant)
 	case !ok:
 		d.why("%s has diverged (%s) and no donor is free", m.Name, errant)
+	case !d.harmless(m.ID): // nobody counts the acknowledgements of a server that is being replaced
+		d.why("%s has diverged (%s) and may acknowledge", m.Name, errant)
+		d.keep(Order{To: m.ID, Op: OpExclude})
 	default:
 		d.commit(Command{Kind: CmdRebuild, Rebuild: &Rebuild{Recipient: m.ID, Donor: donor, Why: errant}})
 	}
