@@ -290,9 +290,11 @@ func (s *State) checkAcks(primary NodeID, ackers []Acker, k int) string {
 	if k > len(ackers) {
 		return "k is larger than the ack set"
 	}
-	for _, a := range ackers {
+	for i, a := range ackers {
 		m, ok := s.Member(a.Node)
 		switch {
+		case slices.ContainsFunc(ackers[:i], func(o Acker) bool { return o.Node == a.Node }):
+			return "acker " + m.Name + " is named twice"
 		case !ok || m.Witness:
 			return "acker " + string(a.Node) + " is no data member"
 		case a.Node == primary:

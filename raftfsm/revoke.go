@@ -368,7 +368,7 @@ func (d *decider) promote(c sealed, executed gtid.Set, uuid string, f []sealed, 
 		k = min(1, len(ackers))
 	} else {
 		for _, a := range d.unsealed(c.m.ID, f) {
-			if !slices.Contains(ackers, a) {
+			if !slices.ContainsFunc(ackers, func(o Acker) bool { return o.Node == a.Node }) {
 				ackers = append(ackers, a)
 			}
 		}
@@ -383,7 +383,7 @@ func (d *decider) chainedAckers(f []sealed) []Acker {
 	var out []Acker
 	for _, a := range d.s.Ackers {
 		if d.isChained(a.Node) && !slices.Contains(ids(f), a.Node) {
-			out = append(out, a)
+			out = append(out, Acker{Node: a.Node, ServerUUID: d.v.Node(a.Node).Report.ServerUUID})
 		}
 	}
 	return out
