@@ -19,7 +19,8 @@ import (
 const (
 	headerSize   = replication.EventHeaderSize
 	checksumSize = replication.BinlogChecksumLength
-	flagsOffset  = 17 // in the header
+	sizeOffset   = 9  // in the header
+	flagsOffset  = 17 // there too
 	inUse        = 1  // the flag of a file that is open, or was when mysqld died
 	windowSize   = 1 << 20
 	// verifyTail is how much of the end of a file has its checksums verified: what
@@ -37,9 +38,25 @@ type binlogReader struct {
 	window    []byte
 	windowOff int64
 	parser    *replication.BinlogParser
-	checksums bool // events end with a CRC32
-	begun     bool // Previous_gtids was seen
+	checksums bool     // events end with a CRC32
+	inUse     bool     // the flag: nobody has closed the file, nor recovered it
+	begun     bool     // Previous_gtids was seen
+	previous  gtid.Set // Previous_gtids
+	closed    bool     // a Rotate or Stop event was seen
+	head      int64    // where Previous_gtids end
+	torn      int64    // where a part that is no whole transaction begins; 0 if there is none
+	stray     event    // the last event that is in no transaction and belongs to none of the above
 	gtids     gtidCollector
+	// each is called for each complete transaction, if it is not nil.
+	each func(transaction) error
+}
+
+// transaction is one of those in a file: its GTID, and from where to where it is.
+type transaction struct {
+	sid      []byte
+	tag      string
+	number   uint64
+	off, end int64
 }
 
 // readBinlog returns the GTIDs in a binary log file: Previous_gtids and those of all
@@ -98,7 +115,7 @@ func (r *binlogReader) header(off int64) (event, error) {
 		return event{}, err
 	}
 	e := event{kind: replication.EventType(h[4]), off: off, size: int64(binary.LittleEndian.Uint32(h[9:]))}
-	if e.size == 0 && r.zeros(off) {
+	if e.size == 0 && r.zeros(off+sizeOffset) {
 		return e, errTorn
 	}
 	if e.size < headerSize {
@@ -124,6 +141,7 @@ func (r *binlogReader) walk() error {
 	for off := int64(len(magic)); off < r.size; {
 		next, err := r.step(off)
 		if errors.Is(err, errTorn) {
+			r.torn = off
 			return nil
 		}
 		if err != nil {
@@ -148,6 +166,11 @@ func (r *binlogReader) step(off int64) (int64, error) {
 		}
 		fde, ok := parsed.(*replication.FormatDescriptionEvent)
 		r.checksums = ok && fde.ChecksumAlgorithm == replication.BINLOG_CHECKSUM_ALG_CRC32
+		flags, err := r.at(e.off+flagsOffset, 2)
+		if err != nil {
+			return 0, err
+		}
+		r.inUse = binary.LittleEndian.Uint16(flags)&inUse != 0
 	case replication.PREVIOUS_GTIDS_EVENT:
 		raw, err := r.at(e.off, int(e.size))
 		if err != nil {
@@ -160,9 +183,16 @@ func (r *binlogReader) step(off int64) (int64, error) {
 		if err := r.gtids.addPrevious(body); err != nil {
 			return 0, err
 		}
-		r.begun = true
+		if r.previous, err = r.gtids.set(); err != nil {
+			return 0, err
+		}
+		r.begun, r.head = true, e.end()
 	case replication.GTID_EVENT, replication.GTID_TAGGED_LOG_EVENT:
 		return r.transaction(e)
+	case replication.ROTATE_EVENT, replication.STOP_EVENT:
+		r.closed = true
+	default:
+		r.stray = e
 	}
 	return e.end(), nil
 }
@@ -196,51 +226,65 @@ func (r *binlogReader) transaction(e event) (int64, error) {
 		return 0, errTorn
 	}
 	if end > r.size-verifyTail {
-		if err := r.verify(e.off, end); err != nil {
+		if _, err := r.verify(e.off, end); err != nil {
 			return 0, err
 		}
 	}
 	r.gtids.add(sid, tag, uint64(number), uint64(number))
+	if r.each != nil {
+		if err := r.each(transaction{sid, tag, uint64(number), e.off, end}); err != nil {
+			return 0, err
+		}
+	}
 	return end, nil
 }
 
-// verify checks that whole events with right checksums fill off to end.
-func (r *binlogReader) verify(off, end int64) error {
+// verify checks that whole events with right checksums fill off to end, which is in
+// the file, and returns the last of them.
+func (r *binlogReader) verify(off, end int64) (last event, err error) {
 	for off < end {
 		e, err := r.header(off)
+		if errors.Is(err, errTorn) && !r.zeros(off+sizeOffset) {
+			return e, fmt.Errorf("%w: an event of %d bytes at %d", ErrUnreadable, e.size, off)
+		}
 		if err != nil {
-			return err
+			return e, err
 		}
 		if r.checksums && e.size >= headerSize+checksumSize {
 			sum := crc32.NewIEEE()
 			if _, err := io.Copy(sum, io.NewSectionReader(r.file, e.off, e.size-checksumSize)); err != nil {
-				return err
+				return e, err
 			}
 			want, err := r.at(e.end()-checksumSize, checksumSize)
 			if err != nil {
-				return err
+				return e, err
 			}
 			if sum.Sum32() != binary.LittleEndian.Uint32(want) {
 				if r.zeros(e.end() - checksumSize) {
-					return errTorn
+					return e, errTorn
 				}
-				return fmt.Errorf("%w: checksum of the event at %d", ErrUnreadable, e.off)
+				return e, fmt.Errorf("%w: checksum of the event at %d", ErrUnreadable, e.off)
 			}
 		}
-		off = e.end()
+		off, last = e.end(), e
 	}
 	if off != end {
-		return fmt.Errorf("%w: the transaction at %d has not the length it says", ErrUnreadable, off)
+		return last, fmt.Errorf("%w: the transaction at %d has not the length it says", ErrUnreadable, off)
 	}
-	return nil
+	return last, nil
 }
 
 // zeros reports whether nothing but zeros follow, which a file system leaves behind
 // after a power loss where data had not been synced.
 func (r *binlogReader) zeros(off int64) bool {
-	rest := make([]byte, min(windowSize, r.size-off))
-	_, err := r.file.ReadAt(rest, off)
-	return err == nil && bytes.Count(rest, []byte{0}) == len(rest)
+	for off < r.size {
+		rest, err := r.at(off, int(min(windowSize, r.size-off)))
+		if err != nil || bytes.Count(rest, []byte{0}) != len(rest) {
+			return false
+		}
+		off += int64(len(rest))
+	}
+	return true
 }
 
 // findEnd looks for the event that ends a transaction.
@@ -309,9 +353,14 @@ type gtidCollector struct {
 	runs map[string][][2]uint64 // first and last, by "uuid:tag" or "uuid"
 }
 
-func (c *gtidCollector) add(sid []byte, tag string, first, last uint64) {
+// uuidText is how MySQL prints a uuid.
+func uuidText(sid []byte) string {
 	h := hex.EncodeToString(sid)
-	key := strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
+	return strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
+}
+
+func (c *gtidCollector) add(sid []byte, tag string, first, last uint64) {
+	key := uuidText(sid)
 	if tag != "" {
 		key += ":" + tag
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"time"
 )
 
 // Follow makes the server a replica of src: read-only, semi-sync source off, one
@@ -30,11 +31,6 @@ func (s *Server) Follow(ctx context.Context, src Source, ack bool) error {
 	if err != nil {
 		return fmt.Errorf("follow: %w", err)
 	}
-	if st.Source.Enabled { // else the applier waits for acks
-		if err := s.ConfigureSource(ctx, 0); err != nil {
-			return fmt.Errorf("follow: %w", err)
-		}
-	}
 	switch r := st.Replica; {
 	case r == nil:
 		err = s.followFirst(ctx, src, ack)
@@ -47,10 +43,40 @@ func (s *Server) Follow(ctx context.Context, src Source, ack bool) error {
 	default:
 		err = s.repoint(ctx, src, ack)
 	}
+	if err == nil || errors.Is(err, ErrNotConnected) && ctx.Err() == nil { // what is there is applied anyway
+		err = errors.Join(err, s.startApplying(ctx, st))
+	}
 	if err != nil {
 		return fmt.Errorf("follow %s:%d: %w", src.Host, src.Port, err)
 	}
 	return nil
+}
+
+// clientsLeave is how long the clients of a server that was the primary a moment
+// ago have to find the next one.
+const clientsLeave = 500 * time.Millisecond
+
+// startApplying starts the applier, which must not wait for acks. To switch the
+// source side of a former primary off takes a second while replicas are attached,
+// and until a second after: whoever logs in or reads a global variable waits for as
+// long. So it comes when the receiver acknowledges and the clients have gone.
+func (s *Server) startApplying(ctx context.Context, st Status) error {
+	d, err := s.dialect()
+	if err != nil {
+		return err
+	}
+	if st.Source.Enabled {
+		if len(st.DumpThreads) > 0 && !sleep(ctx, clientsLeave) {
+			return ctx.Err()
+		}
+		if err := s.ConfigureSource(ctx, 0); err != nil {
+			return err
+		}
+	}
+	if st.Replica != nil && st.Replica.SQLState == "Yes" {
+		return nil
+	}
+	return s.exec(ctx, d.startApplier())
 }
 
 // follows reports whether the channel leads to src. The password cannot be read
@@ -87,7 +113,7 @@ func (s *Server) followFirst(ctx context.Context, src Source, ack bool) error {
 	if err := s.setAckFlag(ctx, ack); err != nil {
 		return err
 	}
-	if err := s.exec(ctx, d.startReplica()); err != nil {
+	if err := s.exec(ctx, d.startReceiver()); err != nil {
 		return err
 	}
 	return s.awaitReceiver(ctx, ack)
@@ -106,12 +132,7 @@ func (s *Server) followOn(ctx context.Context, st Status, ack bool) error {
 		if err := s.exec(ctx, d.startReceiver()); err != nil {
 			return err
 		}
-		if err := s.awaitReceiver(ctx, ack); err != nil {
-			return err
-		}
-	}
-	if st.Replica.SQLState != "Yes" {
-		return s.exec(ctx, d.startApplier())
+		return s.awaitReceiver(ctx, ack)
 	}
 	return nil
 }
@@ -143,7 +164,7 @@ func (s *Server) repoint(ctx context.Context, src Source, ack bool) error {
 		// The applier died within the last millisecond. It must not acknowledge.
 		return errors.Join(fmt.Errorf("%w: %s", ErrReceivedLost, lost), s.setAckFlag(ctx, false))
 	}
-	if err := s.exec(ctx, d.startReplica()); err != nil {
+	if err := s.exec(ctx, d.startReceiver()); err != nil {
 		return err
 	}
 	return s.awaitReceiver(ctx, ack)

@@ -73,6 +73,9 @@ var (
 	// ErrUnreadable: the binary log cannot be read offline (encrypted, torn in
 	// the middle, or a form that is not known).
 	ErrUnreadable = errors.New("binary log not readable")
+	// ErrNoCut: the end of the binary log must not be cut off; the text says why.
+	// Nothing was touched.
+	ErrNoCut = errors.New("binary log must not be cut")
 	// ErrDiskFull: no space is left on the file system of the data.
 	ErrDiskFull = errors.New("disk full")
 	// ErrDiskReadOnly: the file system of the data is mounted read-only.

@@ -103,12 +103,15 @@ func writeDurably(name string, text []byte) error {
 	if err := os.Rename(name+".new", name); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(name))
+	return syncDir(filepath.Dir(name))
+}
+
+func syncDir(name string) error {
+	dir, err := os.Open(name)
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	return dir.Sync()
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // OfflinePosition reads from the disk what the server would have executed if it were

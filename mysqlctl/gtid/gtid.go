@@ -59,6 +59,27 @@ func (s Set) Contains(t Set) bool {
 	return true
 }
 
+// Has reports whether one GTID is in s, without making a set of it. The uuid is in
+// lower case; tag is "" for a GTID without one.
+func (s Set) Has(uuid, tag string, number uint64) bool {
+	i, ok := slices.BinarySearchFunc(s.sources, origin{uuid, tag}, func(src source, want origin) int {
+		return compareOrigin(src.origin, want)
+	})
+	if !ok {
+		return false
+	}
+	_, ok = slices.BinarySearchFunc(s.sources[i].intervals, number, func(iv interval, n uint64) int {
+		switch {
+		case iv.last < n:
+			return -1
+		case iv.first > n:
+			return 1
+		}
+		return 0
+	})
+	return ok
+}
+
 // Equal reports whether s and t hold the same GTIDs.
 func (s Set) Equal(t Set) bool {
 	return slices.EqualFunc(s.sources, t.sources, func(a, b source) bool {
