@@ -31,7 +31,7 @@ var profiles = []struct {
 	{"general", []int{3, 3, 4}, 3000, 40, map[string]int{"mysqld": 3, "agent": 2, "host": 3, "cut": 4, "lag": 2, "lead": 2, "drop": 1, "trap": 3, "freeze": 2, "step": 3, "slow": 1}},
 	{"members", []int{3, 4, 4}, 2500, 40, map[string]int{"mysqld": 2, "deaf": 3, "drop": 2, "cut": 2, "lag": 2, "lead": 2, "trap": 4, "killP": 2, "away": 4, "leave": 2, "acks": 1, "step": 1, "ghost": 1}},
 	{"double", []int{3, 4}, 900, 30, map[string]int{"double": 6, "sleeper": 1, "lag": 2, "lead": 2, "agent": 1, "step": 2, "trap": 1, "narrow": 2}},
-	{"agents", []int{3, 4}, 2500, 40, map[string]int{"agent": 5, "freeze": 3, "cut": 2, "lead": 1, "mysqld": 2, "host": 1, "step": 2, "deaf": 2}},
+	{"agents", []int{3, 4}, 2500, 40, map[string]int{"agent": 5, "stale": 1, "freeze": 3, "cut": 2, "lead": 1, "mysqld": 2, "host": 1, "step": 2, "deaf": 2}},
 	{"operator", []int{3, 4}, 1500, 40, map[string]int{"switchover": 5, "failover": 1, "leave": 1, "policy": 1, "lead": 1, "mysqld": 1, "cut": 1, "step": 3, "trap": 2}},
 	{"return", []int{3, 4, 4}, 2500, 40, map[string]int{"tail": 6, "back": 4, "reinit": 1, "switchover": 2, "lead": 1, "agent": 1, "lag": 1, "step": 1}},
 	{"frozen", []int{3, 4}, 2500, 30, map[string]int{"freeze": 6, "lag": 1, "cut": 1, "lead": 1, "trap": 2, "narrow": 1, "switchover": 1}},
@@ -156,7 +156,7 @@ func (g *generator) hit(who string) string {
 
 // episodeOrder keeps a seed's choice the same.
 var episodeOrder = []string{"mysqld", "killP", "agent", "host", "cut", "lag", "slow", "lead", "drop", "trap", "again", "freeze", "step",
-	"double", "narrow", "deaf", "away", "leave", "acks", "switchover", "failover", "policy", "tail", "back", "allow", "ghost", "reinit", "sleeper"}
+	"double", "narrow", "deaf", "away", "leave", "acks", "switchover", "failover", "policy", "tail", "back", "allow", "ghost", "reinit", "sleeper", "stale"}
 
 var episodes = map[string]func(g *generator){
 	"mysqld": func(g *generator) {
@@ -438,6 +438,11 @@ var episodes = map[string]func(g *generator){
 		g.at(g.t+g.span(0, 4000), "kill %s P", g.of("mysqld", "host"))
 		g.at(g.t+9000, "start F")
 		g.at(g.t+9000, "start P")
+	},
+	"stale": func(g *generator) { // the last grants are long under way
+		g.at(g.t, "trap grant any P late %d for 2000", g.span(1000, 4000))
+		g.at(g.t+g.span(500, 2000), "%s P", g.of("mute", "mute", "isolate"))
+		g.at(g.t+g.span(6000, 9500), "heal")
 	},
 	"sleeper": func(g *generator) { // the candidate sleeps over its promotion, and has it in its socket
 		g.at(g.t, "kill %s P", g.of("mysqld", "host"))

@@ -298,6 +298,12 @@ func (w *World) do(text string, it raftfsm.NodeID) {
 		w.Cut(id(2), id(1))
 	case "oneway": // no packet from the first to the second
 		w.Cut(id(1), id(2))
+	case "mute": // nothing comes from NODE
+		for _, o := range w.order {
+			if o != id(1) {
+				w.Cut(id(1), o)
+			}
+		}
 	case "isolate":
 		w.Isolate(id(1))
 	case "heal": // [NODE]

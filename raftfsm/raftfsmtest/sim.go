@@ -75,6 +75,9 @@ func (s *Sim) Play(safetyOnly bool) error {
 	if w.bad != nil || safetyOnly {
 		return w.bad
 	}
+	if err := s.upgrade(); err != nil {
+		return err
+	}
 	return s.quiet()
 }
 
@@ -143,6 +146,36 @@ func (w *World) person() {
 			return
 		}
 	}
+}
+
+// upgrade is L3: an agent that is away for less than its lease changes nothing for
+// clients.
+func (s *Sim) upgrade() error {
+	w := s.World
+	id := w.machine.State.Primary
+	if w.chance(50) {
+		id = w.order[w.rng.IntN(len(w.order))]
+	}
+	epoch, from := w.machine.State.Epoch, len(w.rows)
+	w.KillAgent(id)
+	w.Run(w.jitter(50, 3000))
+	w.StartAgent(id)
+	w.Run(3000)
+	if w.bad != nil {
+		return w.bad
+	}
+	if w.machine.State.Epoch != epoch {
+		return fmt.Errorf("L3: the agent of %s was away for a moment, and another reign began: %s", id, w.machine.State.Why)
+	}
+	for _, r := range w.rows[from:] {
+		if r.Gone {
+			return fmt.Errorf("L3: the agent of %s was away for a moment, and the client of %s got an error", id, r.Body)
+		}
+	}
+	if err := s.settle("after an agent was away", 30000); err != nil {
+		return err
+	}
+	return nil
 }
 
 // quiet is L4: a healthy idle cluster decides nothing.

@@ -982,8 +982,8 @@ func (w *World) Unhealthy() string {
 		return fmt.Sprintf("phase is %q: %s", s.Phase, w.lastWhy)
 	case p == nil || !p.usable() || p.sro || len(p.waiters) > 0:
 		return "the primary is not open or commits wait"
-	case s.Intent != nil:
-		return "an intent is under way"
+	case s.Intent != nil || s.Request != nil:
+		return "an intent or a request is under way"
 	case s.K != s.KPolicy():
 		return fmt.Sprintf("k is %d, not %d: %s", s.K, s.KPolicy(), w.lastWhy)
 	case p.sourceOn && p.k != s.K || p.sourceOn != (s.K > 0):
