@@ -28,6 +28,7 @@ type supervisor struct {
 	up       bool // SQL has answered since this mysqld was started or found
 	starting bool
 	held     bool   // nobody may start it: its data are being swapped
+	down     bool   // nor ever again: the host is being stopped
 	ordered  bool   // an order wants it up, whatever the role
 	failed   uint64 // attempts that failed, ever
 	inRow    uint64 // and since the last that did not
@@ -194,7 +195,7 @@ func (n *Node) mayStart() bool {
 	role := n.tokens.Now().Role
 	n.sup.mu.Lock()
 	defer n.sup.mu.Unlock()
-	return !n.sup.held && (n.sup.ordered || role != RolePrimary)
+	return !n.sup.held && !n.sup.down && (n.sup.ordered || role != RolePrimary)
 }
 
 // exited takes note of mysqld's end. One that was up for long, or was ended by
@@ -257,6 +258,12 @@ func (n *Node) start(ctx context.Context) bool {
 }
 
 func (n *Node) tryStart(ctx context.Context) error {
+	n.sup.mu.Lock()
+	down := n.sup.down
+	n.sup.mu.Unlock()
+	if down { // since it was looked at
+		return errKeptDown
+	}
 	if !n.copy.active() {
 		swapped, err := n.place.Recover()
 		if err != nil {
@@ -313,8 +320,11 @@ func (n *Node) ensureUp(ctx context.Context) error {
 			n.sup.ordered = true
 			signal(n.sup.wake)
 		}
-		err, changed, now := n.sup.err, n.sup.changed, n.sup.failed
+		err, changed, now, down := n.sup.err, n.sup.changed, n.sup.failed, n.sup.down
 		n.sup.mu.Unlock()
+		if down {
+			return errKeptDown
+		}
 		if now > failed {
 			return fmt.Errorf("start mysqld: %w", err)
 		}
