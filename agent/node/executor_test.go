@@ -293,6 +293,7 @@ func TestSealPrimary(t *testing.T) {
 				if a.Running != tc.running || a.ServerUUID != ownUUID || a.Executed.IsEmpty() {
 					t.Errorf("%+v", a)
 				}
+				time.Sleep(time.Millisecond) // sessions are ended after the answer
 				if got := b.md.effects(); got != tc.want {
 					t.Errorf("did %q, want %q", got, tc.want)
 				}

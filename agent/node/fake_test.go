@@ -300,6 +300,22 @@ func (f *fakeMysqld) OfflinePosition() (gtid.Set, error) {
 	return f.offline, nil
 }
 
+// CutTail cuts what the binary log has beyond keep, and takes the uuid away.
+func (f *fakeMysqld) CutTail(ctx context.Context, keep gtid.Set) (mysqlctl.Cut, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.log = append(f.log, "cut")
+	var cut mysqlctl.Cut
+	if f.alive {
+		return cut, mysqlctl.ErrNoCut
+	}
+	cut.Removed = f.offline.Minus(keep)
+	if cut.Transactions = int(cut.Removed.Count()); cut.Transactions > 0 {
+		f.offline, f.uuid = f.offline.Intersect(keep), otherUUID
+	}
+	return cut, ctx.Err()
+}
+
 func (f *fakeMysqld) ClusterID(ctx context.Context) (string, error) {
 	return "c1", f.reads(ctx, "ClusterID")
 }

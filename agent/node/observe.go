@@ -28,7 +28,8 @@ type observer struct {
 	recount  time.Duration // looks that began before do not count
 	slowAt   time.Duration // accounts and cluster were looked at; 0: never
 	disk     *raftfsm.Problem
-	run      uint64 // counts the mysqlds seen
+	diskAt   time.Duration // when it was first seen
+	run      uint64        // counts the mysqlds seen
 	seq      uint64
 	last     raftfsm.Report
 	pushed   time.Duration // the last report was due
@@ -61,6 +62,7 @@ func (o *observer) countAnew(now time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.noTx, o.recount = -1, now
+	o.accounts, o.cluster = nil, ""
 }
 
 // refresh has the slow facts looked at again.
@@ -187,6 +189,9 @@ func (n *Node) keepProbing(ctx context.Context) error {
 		n.obs.mu.Lock()
 		before := n.obs.disk
 		n.obs.disk = problem
+		if before == nil {
+			n.obs.diskAt = n.clock.Boottime()
+		}
 		n.obs.mu.Unlock()
 		if (before == nil) != (problem == nil) || before != nil && before.Code != problem.Code {
 			if problem != nil {
@@ -330,7 +335,9 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 		r.Accounts = o.accounts
 	}
 	if o.disk != nil {
-		r.Problems = append(slices.Clip(r.Problems), *o.disk)
+		problem := *o.disk
+		problem.For = now - max(o.diskAt, o.resumed)
+		r.Problems = append(slices.Clip(r.Problems), problem)
 	}
 	o.last = r
 	return r, now

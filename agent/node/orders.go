@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ha/mysqlctl"
+	"ha/mysqlctl/gtid"
 	"ha/raftfsm"
 )
 
@@ -38,6 +39,8 @@ func (n *Node) carryOut(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer)
 		return n.md.KillDump(ctx, o.UUID)
 	case raftfsm.OpAccounts:
 		return n.accounts(ctx, o)
+	case raftfsm.OpReady:
+		return n.ready(ctx, o)
 	case raftfsm.OpStart:
 		return n.startFormer(ctx, o, a)
 	case raftfsm.OpRebuild:
@@ -264,9 +267,34 @@ func (n *Node) accounts(ctx context.Context, o raftfsm.Order) error {
 	return nil
 }
 
+// ready prepares a replica for a switchover to it, while its primary serves still.
+// A new binary log keeps what the old one has to write out of the way of the first
+// commits.
+func (n *Node) ready(ctx context.Context, o raftfsm.Order) error {
+	return n.awaitExecuted(ctx, o.Await)
+}
+
+// awaitExecuted waits until the server has executed the set.
+func (n *Node) awaitExecuted(ctx context.Context, set gtid.Set) error {
+	for {
+		st, err := n.md.Status(ctx)
+		if err != nil || st.Executed.Contains(set) {
+			return err
+		}
+		if !sleep(ctx, 5*time.Millisecond) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // startFormer starts the mysqld of a former primary. Its last transactions are
 // recovered then; from now on the agent may start it again by itself.
 func (n *Node) startFormer(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) error {
+	if o.Cut {
+		if err := n.cut(ctx, o); err != nil {
+			return err
+		}
+	}
 	if err := n.ensureUp(ctx); err != nil {
 		return err
 	}
@@ -279,4 +307,28 @@ func (n *Node) startFormer(ctx context.Context, o raftfsm.Order, a *raftfsm.Answ
 		return nil // it reigns, or is open still: that does not end here
 	}
 	return n.tokens.SetRole(o.Token, RoleNone)
+}
+
+// cut removes the transactions that were never acknowledged from the binary log of
+// a former primary that is down (R9). Where that must not be, the server is started
+// as it is: what it then has too much is seen by comparing.
+func (n *Node) cut(ctx context.Context, o raftfsm.Order) error {
+	if err := n.hold(ctx); err != nil { // nobody starts it meanwhile
+		return err
+	}
+	defer n.release()
+	if s := n.tokens.Now(); n.md.Alive() || s.Role != RolePrimary || s.Reign >= o.Token.Epoch {
+		return nil
+	}
+	done, err := n.md.CutTail(ctx, o.Keep)
+	switch {
+	case errors.Is(err, mysqlctl.ErrNoCut):
+		n.log.Warn("the tail of the binary log stays", "why", err)
+		return nil
+	case err != nil:
+		return err
+	case done.Transactions > 0:
+		n.log.Info("unacknowledged transactions cut off", "gtid", done.Removed, "transactions", done.Transactions, "copy", done.Copy)
+	}
+	return nil
 }

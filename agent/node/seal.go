@@ -1,11 +1,13 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
+	"ha/mysqlctl"
 	"ha/mysqlctl/gtid"
 	"ha/raftfsm"
 )
@@ -21,6 +23,13 @@ const (
 	// poisonTimeout is for the try to leave a primary with waiting commits
 	// unable to acknowledge before it is killed.
 	poisonTimeout = 100 * time.Millisecond
+	// gentleTimeout is what the primary of a switchover has to become read-only,
+	// and again after the sessions in the way were ended. New writes queue
+	// behind it meanwhile.
+	gentleTimeout = 300 * time.Millisecond
+	// awaitTimeout is for the target of a switchover to receive and apply the
+	// primary's last transactions before it seals.
+	awaitTimeout = time.Second
 )
 
 // seal ends every acknowledgement by this node and answers its final position
@@ -37,12 +46,24 @@ func (n *Node) seal(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) err
 		return n.offline(a)
 	}
 	if n.reigned() {
-		if state == raftfsm.MysqldRunning || state == raftfsm.MysqldHung {
+		switch {
+		case o.Gentle:
+			return n.sealGently(ctx, o, a)
+		case state == raftfsm.MysqldRunning || state == raftfsm.MysqldHung:
 			return n.sealPrimary(ctx, a)
 		}
 	}
 	if err := n.ensureUp(ctx); err != nil {
 		return err
+	}
+	if !o.Await.IsEmpty() {
+		limited, cancel := context.WithTimeout(ctx, awaitTimeout)
+		err := n.awaitExecuted(limited, o.Await)
+		cancel()
+		if err != nil && ctx.Err() != nil {
+			return err
+		}
+		// What it lacks is seen in its position.
 	}
 	return n.sealReplica(ctx, a)
 }
@@ -99,9 +120,7 @@ func (n *Node) sealPrimary(ctx context.Context, a *raftfsm.Answer) error {
 	if err == nil {
 		err = n.sealFenced(ctx, a)
 		if err == nil {
-			n.fence.disarm(gen)
-			n.closed()
-			n.cutClients(ctx)
+			n.deposed(gen)
 			return nil
 		}
 	}
@@ -118,6 +137,79 @@ func (n *Node) sealPrimary(ctx context.Context, a *raftfsm.Answer) error {
 	n.fence.disarm(gen)
 	n.closed()
 	return n.offline(a)
+}
+
+// sealGently makes the primary of a switchover read-only, or leaves it as it was
+// and says who is in the way.
+func (n *Node) sealGently(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) error {
+	if !n.isUp() {
+		return refuse(raftfsm.CodeFailed, "mysqld is not running")
+	}
+	gen := n.fence.armed()
+	err := n.fenceWithin(ctx, gentleTimeout)
+	inTheWay := ""
+	if err != nil && ctx.Err() == nil && !errors.Is(err, mysqlctl.ErrAbandoned) {
+		inTheWay = n.blockers(ctx)
+		if o.EndBlockers {
+			n.log.Warn("ending the sessions that hold up a switchover", "sessions", inTheWay)
+			n.cutClients(ctx)
+			err = n.fenceWithin(ctx, gentleTimeout)
+		}
+	}
+	if err == nil {
+		if err = n.sealFenced(ctx, a); err == nil {
+			n.deposed(gen)
+			return nil
+		}
+	}
+	if errors.Is(err, mysqlctl.ErrAbandoned) {
+		return err
+	}
+	if back := n.goOn(context.WithoutCancel(ctx)); back != nil {
+		return errors.Join(err, back)
+	}
+	return refuse(raftfsm.CodeBlocked, "it does not become read-only within %s: %s", gentleTimeout, cmp.Or(inTheWay, err.Error()))
+}
+
+func (n *Node) fenceWithin(ctx context.Context, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return n.md.Fence(ctx)
+}
+
+// goOn makes sure that a primary that is not switched over after all is open, as
+// long as it holds its lease.
+func (n *Node) goOn(ctx context.Context) error {
+	st, err := n.status(ctx, lookTimeout)
+	if err != nil || !st.SuperReadOnly && !st.ReadOnly {
+		return err
+	}
+	s := n.tokens.Now()
+	if s.Role != RolePrimary || n.lease.held() != s.Reign {
+		return refuse(raftfsm.CodeNoGrant, "it stays read-only: its lease is over")
+	}
+	return n.openWrites(ctx, s.Reign)
+}
+
+// blockers names who keeps the server from becoming read-only.
+func (n *Node) blockers(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	st, err := n.md.Status(ctx)
+	if err != nil || st.Waiting == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d commits wait for acknowledgements", st.Waiting)
+}
+
+// deposed notes that a primary is closed for good and ends its clients' sessions,
+// after whoever waits for that has his answer: they cannot write any more.
+func (n *Node) deposed(gen uint64) {
+	n.fence.disarm(gen)
+	n.closed()
+	if run := n.running(); run != nil {
+		n.obs.sends.Go(func() { n.cutClients(run) })
+	}
 }
 
 // sealFenced reads the position of a server that is read-only. A channel that it
