@@ -19,10 +19,11 @@ const (
 // Agent is one node's agent: the token rules of R7, leases, the fence, and the
 // meaning of each Op (raftfsm/report.go) on its mysqld.
 type Agent struct {
-	w  *World
-	id raftfsm.NodeID
-	md *Mysqld // nil: witness
-	up bool
+	w   *World
+	id  raftfsm.NodeID
+	md  *Mysqld // nil: witness
+	up  bool
+	own *owner
 
 	// On disk.
 	token raftfsm.Token

@@ -42,6 +42,7 @@ type dump struct {
 type Mysqld struct {
 	w    *World
 	node raftfsm.NodeID
+	own  *owner
 
 	// On disk.
 	uuid     string
@@ -93,7 +94,7 @@ type Mysqld struct {
 }
 
 func newMysqld(w *World, node raftfsm.NodeID) *Mysqld {
-	m := &Mysqld{w: w, node: node, accounts: map[raftfsm.NodeID]bool{}}
+	m := &Mysqld{w: w, node: node, own: w.owner("mysqld " + string(node)), accounts: map[raftfsm.NodeID]bool{}}
 	m.wipe()
 	return m
 }

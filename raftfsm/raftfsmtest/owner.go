@@ -32,8 +32,17 @@ func (w *World) owner(name string) *owner {
 	return o
 }
 
-func (w *World) agentOf(id raftfsm.NodeID) *owner  { return w.owner("agent " + string(id)) }
-func (w *World) mysqldOf(id raftfsm.NodeID) *owner { return w.owner("mysqld " + string(id)) }
+func (w *World) agentOf(id raftfsm.NodeID) *owner {
+	if a := w.agents[id]; a != nil {
+		if a.own == nil {
+			a.own = w.owner("agent " + string(id))
+		}
+		return a.own
+	}
+	return w.owner("agent " + string(id))
+}
+
+func (w *World) mysqldOf(id raftfsm.NodeID) *owner { return w.mysqld(id).own }
 
 // as does something on behalf of an owner.
 func (w *World) as(o *owner, f func()) {

@@ -53,6 +53,7 @@ type World struct {
 	traps      []*trap
 	writing    bool // the next write is of a kind that no rollback undoes
 	loseAcks   bool // scripts: acknowledgements do not come
+	looks      int
 	healed     bool // the schedule is over
 	promotedAt int64
 	blunt      bool // see a loss only when it has come
@@ -375,7 +376,8 @@ func (w *World) watchLeader() {
 			}
 		})
 	}
-	for i := len(w.rows) - 1; i >= max(0, len(w.rows)-64); i-- {
+	w.looks++
+	for i := len(w.rows) - 1; w.looks%4 == 0 && !w.healed && i >= max(0, len(w.rows)-50); i-- {
 		if r := w.rows[i]; r.OK {
 			w.checkHeld(r)
 		}
