@@ -57,7 +57,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   usageError,
 		Commands: []*cli.Command{
-			agentCommand(), statusCommand(), keygenCommand(), sandboxCommand(), versionCommand(),
+			agentCommand(), statusCommand(), stepDownCommand(), keygenCommand(), sandboxCommand(), versionCommand(),
 		},
 	}
 	prepare(app.Commands)

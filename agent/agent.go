@@ -33,6 +33,8 @@ type nodeSide interface {
 	Run(ctx context.Context) error
 	Execute(ctx context.Context, o raftfsm.Order) raftfsm.Answer
 	Report() raftfsm.Report
+	Reigns() bool
+	EndForGood(ctx context.Context) error
 	Close() error
 }
 
@@ -326,7 +328,7 @@ func (a *Agent) changeVoters(ctx context.Context, ch raftfsm.VoterChange, s raft
 
 // serveLocal serves the unix socket for the command line on this host.
 func (a *Agent) serveLocal() (stop func()) {
-	path := filepath.Join(a.cfg.RuntimeDir, "ha-"+string(a.id)+".sock")
+	path := localSocket(a.cfg.RuntimeDir, string(a.id))
 	_ = os.Remove(path) // of an earlier run; the port is ours, so that one is gone
 	old := syscall.Umask(0o177)
 	l, err := net.Listen("unix", path)

@@ -40,18 +40,28 @@ func (a *Agent) handler() http.Handler {
 			return a.coord.report(ctx, &rep)
 		})(w, r)
 	})
+	mux.HandleFunc("POST "+api.PathHandOver, func(w http.ResponseWriter, r *http.Request) {
+		take(func(ctx context.Context, req api.HandOver) (api.HandOverReply, error) {
+			if wire.PeerName(r.TLS) != string(req.From) {
+				return api.HandOverReply{}, fmt.Errorf("%s asks for %s", wire.PeerName(r.TLS), req.From)
+			}
+			return a.coord.takeHandOver(ctx, req)
+		})(w, r)
+	})
 	mux.HandleFunc("POST "+api.PathOrder, take(func(ctx context.Context, o raftfsm.Order) (raftfsm.Answer, error) {
 		return a.execute(ctx, o)
 	}))
 	return mux
 }
 
-// local serves the unix socket: what reads, and nothing that changes.
+// local serves the unix socket: what reads, and what is about this host alone.
+// Who may open the socket may do that: it is 0600.
 func (a *Agent) local() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+api.PathPing, answer(func(context.Context) (api.Ping, error) { return a.ping(), nil }))
 	mux.HandleFunc("GET "+api.PathSelf, answer(func(context.Context) (api.Self, error) { return a.selfView(), nil }))
 	mux.HandleFunc("GET "+api.PathStatus, answer(a.Status))
+	mux.HandleFunc("POST "+api.PathStepDown, take(a.stepDown))
 	return mux
 }
 

@@ -83,12 +83,22 @@ func (a *Agent) leaveFullDisk(ctx context.Context) {
 		if !leading {
 			continue
 		}
-		i := slices.IndexFunc(v.Nodes, func(n raftfsm.NodeView) bool {
-			return n.ID != a.id && n.Voter && n.Report != nil && n.Age <= s.Policy.DeadAfter
-		})
-		if i < 0 {
+		if to := otherVoter(&s, &v); to != "" {
+			a.coord.handover(ctx, s, to, "the disk of the Raft store is full here")
+		}
+	}
+}
+
+// otherVoter is a living voter to hand coordination to, off the primary's host if
+// there is one; empty: none.
+func otherVoter(s *raftfsm.State, v *raftfsm.View) (to raftfsm.NodeID) {
+	for _, n := range v.Nodes {
+		if n.ID == v.Self || !n.Voter || n.Report == nil || n.Age > s.Policy.DeadAfter {
 			continue
 		}
-		a.coord.handover(ctx, s, v.Nodes[i].ID, "the disk of its Raft store is full here")
+		if to == "" || to == s.Primary {
+			to = n.ID
+		}
 	}
+	return to
 }

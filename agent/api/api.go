@@ -3,11 +3,13 @@
 package api
 
 import (
+	"time"
+
 	"ha/raftfsm"
 )
 
 // Paths. All are on the agent's one port under mutual TLS; the local unix
-// socket serves PathStatus and PathSelf only.
+// socket serves PathPing, PathStatus, PathSelf and PathStepDown only.
 const (
 	PathStatus = "/v1/status" // GET → Status; any agent answers for the cluster
 	PathSelf   = "/v1/self"   // GET → Self; this agent only
@@ -17,6 +19,10 @@ const (
 	PathReport      = "/v1/report" // POST raftfsm.Report → raftfsm.Grant; coordinator only
 	PathOrder       = "/v1/order"  // POST raftfsm.Order → raftfsm.Answer
 	PathPing        = "/v1/ping"   // GET → Ping: who are you
+	// POST HandOver → HandOverReply; coordinator only.
+	PathHandOver = "/v1/hand-over"
+	// POST StepDown → StepDownReply; on the local unix socket only.
+	PathStepDown = "/v1/step-down"
 )
 
 // Health is one word for the state of a cluster.
@@ -151,3 +157,39 @@ type JoinReply struct {
 	// AgentPassword is the password of the agents' own MySQL account.
 	AgentPassword string `json:"agent_password,omitempty"`
 }
+
+// HandOver asks the coordinator for a switchover away from a primary whose host
+// is being stopped.
+type HandOver struct {
+	From    raftfsm.NodeID `json:"from"`
+	Timeout time.Duration  `json:"timeout"` // for its preparation
+}
+
+// HandOverReply answers it: it was recorded, or why not.
+type HandOverReply struct {
+	Code string `json:"code,omitempty"` // HA-..., of a refusal
+	Why  string `json:"why,omitempty"`
+}
+
+// StepDown asks an agent to make its host fit to be stopped.
+type StepDown struct {
+	Timeout time.Duration `json:"timeout"` // for a switchover; then mysqld is killed
+}
+
+// StepDownReply says what was done. It is given only where the host may be
+// stopped.
+type StepDownReply struct {
+	Done    StepDownDone `json:"done"`
+	Primary string       `json:"primary,omitempty"` // name
+	Why     string       `json:"why,omitempty"`     // why it was killed
+}
+
+// StepDownDone is what was done so that a host may be stopped.
+type StepDownDone string
+
+// What can have been done.
+const (
+	StepDownNothing  StepDownDone = "nothing"  // it was not the primary
+	StepDownSwitched StepDownDone = "switched" // another one is the primary
+	StepDownKilled   StepDownDone = "killed"   // mysqld was killed, and stays down
+)

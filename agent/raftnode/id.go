@@ -11,7 +11,8 @@ import (
 	"strings"
 )
 
-const idFile = "node-id"
+// IDFile holds the node id, beside the Raft store.
+const IDFile = "node-id"
 
 // LoadOrCreateID returns the node id kept in dir, beside the Raft store; fresh tells that it is new. An
 // id without a store is replaced: a node that lost its memory must not vote again under the old id. A
@@ -20,7 +21,7 @@ func LoadOrCreateID(dir string) (id string, fresh bool, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", false, fmt.Errorf("raft directory: %w", err)
 	}
-	b, err := os.ReadFile(filepath.Join(dir, idFile))
+	b, err := os.ReadFile(filepath.Join(dir, IDFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", false, fmt.Errorf("node id: %w", err)
 	}
@@ -38,7 +39,7 @@ func LoadOrCreateID(dir string) (id string, fresh bool, err error) {
 		return "", false, fmt.Errorf("%w: %s has snapshots but no store", ErrTorn, dir)
 	}
 	id = newID()
-	if err := writeFile(dir, idFile, id+"\n"); err != nil {
+	if err := writeFile(dir, IDFile, id+"\n"); err != nil {
 		return "", false, fmt.Errorf("node id: %w", err)
 	}
 	return id, true, nil

@@ -136,13 +136,13 @@ func TestNodeID(t *testing.T) {
 		t.Errorf("snapshots without a store: %v", err)
 	}
 	mustWrite(t, store)
-	if err := os.Remove(filepath.Join(dir, idFile)); err != nil {
+	if err := os.Remove(filepath.Join(dir, IDFile)); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := LoadOrCreateID(dir); !errors.Is(err, ErrTorn) {
 		t.Errorf("a store without an id: %v", err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, idFile+"*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(dir, IDFile+"*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }
