@@ -236,6 +236,13 @@ func (p *progress) say(what string) {
 	fmt.Fprintln(p.w, what)
 }
 
+// line says something that stays.
+func (p *progress) line(what string) {
+	p.done()
+	p.last = ""
+	fmt.Fprintln(p.w, what)
+}
+
 // done ends the line.
 func (p *progress) done() {
 	if p.terminal && p.last != "" {

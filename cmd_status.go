@@ -17,11 +17,13 @@ import (
 const watchPeriod = time.Second
 
 // clientFlags are those of every command that asks the cluster.
-func clientFlags(more ...cli.Flag) []cli.Flag {
+func clientFlags(more ...cli.Flag) []cli.Flag { return askFlags(locate.DefaultTimeout, more...) }
+
+func askFlags(timeout time.Duration, more ...cli.Flag) []cli.Flag {
 	return append(more,
 		&cli.StringFlag{Name: "addr", Usage: "`ADDRESS` of the agent to ask first, host[:port]"},
 		&cli.StringFlag{Name: "config", Usage: "configuration `FILE` with the cluster's secret", EnvVars: []string{"HA_CONFIG"}},
-		&cli.DurationFlag{Name: "timeout", Usage: "`TIME` to wait for an answer", Value: locate.DefaultTimeout},
+		&cli.DurationFlag{Name: "timeout", Usage: "`TIME` to wait for an answer", Value: timeout},
 	)
 }
 

@@ -57,7 +57,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   usageError,
 		Commands: []*cli.Command{
-			agentCommand(), statusCommand(), stepDownCommand(), keygenCommand(), sandboxCommand(), versionCommand(),
+			agentCommand(), statusCommand(), switchoverCommand(), failoverCommand(), pauseCommand(), resumeCommand(),
+			removeCommand(), configCommand(), eventsCommand(), stepDownCommand(), keygenCommand(), sandboxCommand(), versionCommand(),
 		},
 	}
 	prepare(app.Commands)

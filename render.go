@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
@@ -42,8 +43,12 @@ func headline(st api.Status, p painter) string {
 	if len(st.AckSet) > 0 {
 		acks += ", set " + strings.Join(st.AckSet, " ")
 	}
-	line := fmt.Sprintf("%s  primary %s  epoch %d  %s  coordinator %s\n",
-		p.health(st.Health), primary, st.Epoch, acks, coordinator)
+	paused := ""
+	if st.Paused {
+		paused = "  " + p.paint("paused", text.Bold, text.FgYellow)
+	}
+	line := fmt.Sprintf("%s  primary %s  epoch %d  %s  coordinator %s%s\n",
+		p.health(st.Health), primary, st.Epoch, acks, coordinator, paused)
 	if st.Doing != "" {
 		line += "doing: " + st.Doing + "\n"
 	}
@@ -51,18 +56,11 @@ func headline(st api.Status, p painter) string {
 }
 
 func nodeTable(st api.Status, wide bool, p painter) string {
-	t := table.NewWriter()
-	style := table.StyleLight
-	style.Options = table.OptionsNoBordersAndSeparators
-	style.Box.PaddingLeft = ""
-	style.Box.PaddingRight = "  "
-	style.Format.Header = text.FormatUpper
-	t.SetStyle(style)
+	var rows []table.Row
 	header := table.Row{"node", "role", "mysql", "mysqld", "mode", "ack", "lag", "agent", "raft"}
 	if wide {
 		header = append(header, "address", "version", "gtid executed")
 	}
-	t.AppendHeader(header)
 	for _, n := range st.Nodes {
 		row := table.Row{
 			n.Name, p.role(n.Role), dash(n.MySQL), p.mysqld(string(n.Mysqld)), mode(n), ack(n), lag(n),
@@ -71,16 +69,76 @@ func nodeTable(st api.Status, wide bool, p painter) string {
 		if wide {
 			row = append(row, n.Address, dash(n.Version), dash(n.GTIDExecuted))
 		}
-		t.AppendRow(row)
+		rows = append(rows, row)
+		if n.Leaving {
+			rows = append(rows, table.Row{"", "", "is to leave"})
+		}
 		if n.Doing != "" {
-			t.AppendRow(table.Row{"", "", n.Doing})
+			rows = append(rows, table.Row{"", "", n.Doing})
 		}
 	}
+	return plainTable(header, rows)
+}
+
+// plainTable is a table without lines, its columns aligned.
+func plainTable(header table.Row, rows []table.Row) string {
+	t := table.NewWriter()
+	style := table.StyleLight
+	style.Options = table.OptionsNoBordersAndSeparators
+	style.Box.PaddingLeft = ""
+	style.Box.PaddingRight = "  "
+	style.Format.Header = text.FormatUpper
+	t.SetStyle(style)
+	t.AppendHeader(header)
+	t.AppendRows(rows)
 	lines := strings.Split(t.Render(), "\n")
 	for i := range lines {
 		lines[i] = strings.TrimRight(lines[i], " ")
 	}
 	return strings.Join(lines, "\n")
+}
+
+func renderPolicy(p api.Policy) string {
+	var rows []table.Row
+	for _, s := range p.Settings {
+		note := ""
+		if s.Value != s.Default {
+			note = "default " + s.Default
+		}
+		rows = append(rows, table.Row{s.Name, s.Value, note})
+	}
+	return plainTable(table.Row{"setting", "value", ""}, rows) + "\n"
+}
+
+func renderEvents(e api.Events, now time.Time) string {
+	if len(e.Events) == 0 {
+		return "no events\n"
+	}
+	var rows []table.Row
+	for _, ev := range e.Events {
+		at, age := "-", "-"
+		if ev.At != 0 {
+			t := time.UnixMilli(ev.At)
+			at, age = t.Local().Format("2006-01-02 15:04:05.000"), ago(now.Sub(t))
+		}
+		rows = append(rows, table.Row{at, age, ev.Epoch, ev.Text})
+	}
+	return plainTable(table.Row{"time", "ago", "epoch", "what"}, rows) + "\n"
+}
+
+// ago is a time that has passed, as people say it.
+func ago(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return "now"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d d", int(d.Hours()/24))
 }
 
 func mode(n api.NodeStatus) string {

@@ -53,6 +53,8 @@ type Agent struct {
 	coord  *coordinator
 	node   atomic.Pointer[nodeSide]
 	fatal  chan error
+	// removed: the cluster has forgotten this node.
+	removed atomic.Bool
 
 	// Step, if set before Run, is called between the steps of what an agent does:
 	// "committed KIND" and "sending OP", "answered OP" where it coordinates,
@@ -132,6 +134,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return a.wire.Serve(a.handler()) })
 	group.Go(func() error { a.coordinate(gctx); return nil })
 	group.Go(func() error { a.leaveFullDisk(gctx); return nil })
+	group.Go(func() error { a.watchRemoval(gctx); return nil })
 	group.Go(func() error { return a.watchFatal(gctx) })
 	group.Go(func() error { return a.beMember(gctx, identity, fresh) })
 	group.Go(func() error { // the port closes first: nobody waits for answers that cannot come

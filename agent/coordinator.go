@@ -154,32 +154,48 @@ func (c *coordinator) step(ctx context.Context) (again bool, recheck time.Durati
 	return false, d.Recheck
 }
 
+// commit commits commands in order until one cannot be, or is dropped. It says
+// whether to decide again.
 func (c *coordinator) commit(ctx context.Context, cmds []raftfsm.Command) bool {
 	for _, cmd := range cmds {
-		cctx, cancel := context.WithTimeout(ctx, commitBound)
-		began := c.now()
-		index, resp, err := c.raft.Apply(cctx, cmd.Encode())
-		cancel()
+		_, dropped, err := c.apply(ctx, cmd)
 		if err != nil {
 			if ctx.Err() == nil {
 				c.log.Warn("not committed", "cmd", cmd.Kind, "err", err)
 			}
 			return false
 		}
-		c.mu.Lock()
-		c.proven = began
-		if cmd.Kind == raftfsm.CmdCheckpoint && c.board != nil {
-			c.board.Checkpointed(cmd.Checkpoints)
-		}
-		c.mu.Unlock()
-		c.reached("committed " + string(cmd.Kind))
-		if r, _ := resp.(raftfsm.Result); r.Dropped != "" {
-			c.log.Debug("dropped", "cmd", cmd.Kind, "index", index, "why", r.Dropped)
+		if dropped != "" {
 			return true
 		}
-		c.announce(cmd, index)
 	}
 	return true
+}
+
+// apply commits one command; dropped says why it changed nothing. After an error
+// it may be committed yet.
+func (c *coordinator) apply(ctx context.Context, cmd raftfsm.Command) (index uint64, dropped string, err error) {
+	began := c.now()
+	cmd.At = began.UnixMilli()
+	cctx, cancel := context.WithTimeout(ctx, commitBound)
+	defer cancel()
+	index, resp, err := c.raft.Apply(cctx, cmd.Encode())
+	if err != nil {
+		return 0, "", err
+	}
+	c.mu.Lock()
+	c.proven = began
+	if cmd.Kind == raftfsm.CmdCheckpoint && c.board != nil {
+		c.board.Checkpointed(cmd.Checkpoints)
+	}
+	c.mu.Unlock()
+	c.reached("committed " + string(cmd.Kind))
+	if r, _ := resp.(raftfsm.Result); r.Dropped != "" {
+		c.log.Debug("dropped", "cmd", cmd.Kind, "index", index, "why", r.Dropped)
+		return index, r.Dropped, nil
+	}
+	c.announce(cmd, index)
+	return index, "", nil
 }
 
 func (c *coordinator) reached(step string) {
@@ -205,6 +221,10 @@ func (c *coordinator) announce(cmd raftfsm.Command, index uint64) {
 		c.log.Info("rebuild granted", append(at, "recipient", s.Name(cmd.Rebuild.Recipient), "donor", s.Name(cmd.Rebuild.Donor), "why", cmd.Rebuild.Why)...)
 	case raftfsm.CmdRebuildEnd:
 		c.log.Info("rebuild ended", append(at, "recipient", s.Name(cmd.Node), "err", cmd.Why)...)
+	case raftfsm.CmdRequest, raftfsm.CmdResume, raftfsm.CmdPolicy, raftfsm.CmdRemoveMember:
+		if n := len(s.Events); n > 0 && s.Events[n-1].Index == index {
+			c.log.Info("event", append(at, "what", s.Events[n-1].Text)...)
+		}
 	case raftfsm.CmdMember:
 		c.log.Info("member", append(at, "name", cmd.Member.Name, "address", cmd.Member.Address)...)
 	}
@@ -310,6 +330,10 @@ func (c *coordinator) voters(ctx context.Context) bool {
 	if !ok || s.Cluster == "" {
 		return false
 	}
+	if _, member := s.Member(c.self); !member {
+		c.standAside(ctx)
+		return false
+	}
 	ch, ok := raftfsm.DecideVoters(s, v, c.servers(), c.raft.LastIndex())
 	if !ok {
 		return false
@@ -389,6 +413,9 @@ func (c *coordinator) join(ctx context.Context, req api.JoinRequest) api.JoinRep
 	}
 	ok := api.JoinReply{OK: true, Cluster: s.Cluster, AgentPassword: s.AgentPassword}
 	m := req.Member
+	if _, known := s.Member(m.ID); req.Was && !known {
+		return refuseRemoved(m.Name)
+	}
 	if old, taken := s.MemberByName(m.Name); taken && old.ID != m.ID {
 		if reply, gone := c.takeOver(ctx, s, v, old); !gone {
 			return reply
@@ -396,7 +423,7 @@ func (c *coordinator) join(ctx context.Context, req api.JoinRequest) api.JoinRep
 		return api.JoinReply{Err: "the dead node of that name was forgotten; joining"} // and again at once
 	}
 	if old, known := s.Member(m.ID); known {
-		m.ReplicationPassword, m.ServerUUID, m.RebuildsFailed = old.ReplicationPassword, old.ServerUUID, old.RebuildsFailed
+		m.ReplicationPassword, m.ServerUUID, m.RebuildsFailed, m.Leaving = old.ReplicationPassword, old.ServerUUID, old.RebuildsFailed, old.Leaving
 		if m == old {
 			return ok
 		}

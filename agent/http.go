@@ -16,7 +16,10 @@ import (
 )
 
 // maxBody bounds a request: GTID sets can be long, nothing else is.
-const maxBody = 16 << 20
+const (
+	maxBody  = 16 << 20
+	maxError = 64 << 10
+)
 
 // handler serves the agent's API.
 func (a *Agent) handler() http.Handler {
@@ -51,6 +54,7 @@ func (a *Agent) handler() http.Handler {
 	mux.HandleFunc("POST "+api.PathOrder, take(func(ctx context.Context, o raftfsm.Order) (raftfsm.Answer, error) {
 		return a.execute(ctx, o)
 	}))
+	a.operations(mux)
 	return mux
 }
 
@@ -89,6 +93,11 @@ func take[In, Out any](do func(context.Context, In) (Out, error)) http.HandlerFu
 func reply(w http.ResponseWriter, doc any, err error) {
 	if err != nil {
 		code := http.StatusInternalServerError
+		var own *api.Error
+		if errors.As(err, &own) {
+			api.WriteError(w, err)
+			return
+		}
 		if errors.Is(err, errNotCoordinator) {
 			code = http.StatusMisdirectedRequest
 		}
@@ -120,8 +129,11 @@ func call[Out any](ctx context.Context, client *http.Client, addr, path string, 
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
-		err := fmt.Errorf("%s%s: %s: %s", addr, path, resp.Status, bytes.TrimSpace(text))
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxError))
+		if own := api.ReadError(text); own != nil {
+			return out, own
+		}
+		err := fmt.Errorf("%s%s: %s: %s", addr, path, resp.Status, bytes.TrimSpace(text[:min(len(text), 1024)]))
 		if resp.StatusCode == http.StatusMisdirectedRequest {
 			err = fmt.Errorf("%w (%s)", errNotCoordinator, addr)
 		}
@@ -237,8 +249,12 @@ const statusBound = time.Second
 // Status answers for the cluster: by itself if it coordinates, through the
 // coordinator if there is one, else from what every agent knows by itself.
 func (a *Agent) Status(ctx context.Context) (api.Status, error) {
+	return a.removedIssue(a.status(ctx)), nil
+}
+
+func (a *Agent) status(ctx context.Context) api.Status {
 	if st, ok := a.coordinatorStatus(); ok {
-		return st, nil
+		return st
 	}
 	a.awaitLeader(ctx)
 	if id, addr := a.leader(); id != "" && id != string(a.id) {
@@ -246,8 +262,8 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 		st, err := call[api.Status](cctx, a.client, addr, api.PathCoordinator, nil)
 		cancel()
 		if err == nil {
-			return st, nil
+			return st
 		}
 	}
-	return a.gather(ctx), nil
+	return a.gather(ctx)
 }

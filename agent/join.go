@@ -173,7 +173,9 @@ func (a *Agent) askToJoin(ctx context.Context, seed string, req api.JoinRequest)
 	case !r.OK:
 		return false, errors.New(r.Err)
 	}
-	a.log.Info("joined", "cluster", r.Cluster, "seed", seed, "node", a.cfg.Name)
+	if !req.Was {
+		a.log.Info("joined", "cluster", r.Cluster, "seed", seed, "node", a.cfg.Name)
+	}
 	return true, nil
 }
 
@@ -217,7 +219,8 @@ func (a *Agent) takeJoin(ctx context.Context, req api.JoinRequest) (api.JoinRepl
 }
 
 // resume checks, for a node that is a member already, that its seeds have not
-// become another cluster's, and tells the group a changed address.
+// become another cluster's, tells the group a changed address, and learns whether
+// it was removed meanwhile. It returns when a coordinator has answered.
 func (a *Agent) resume(ctx context.Context) error {
 	own := a.cluster()
 	for ctx.Err() == nil {
@@ -234,11 +237,14 @@ func (a *Agent) resume(ctx context.Context) error {
 					WithHint("point --join at its own cluster, or start it with a new data dir")
 			}
 		}
-		if s := a.fsm.State(); a.upToDate(s) {
+		switch told, err := a.describeSelf(ctx); {
+		case isRemovedError(err):
+			a.noteRemoved()
 			return nil
-		}
-		if err := a.describeSelf(ctx); err != nil {
+		case err != nil:
 			return err
+		case told && a.upToDate(a.fsm.State()):
+			return nil
 		}
 		if err := pause(ctx, seedPause); err != nil {
 			return nil //nolint:nilerr // the agent is being stopped
@@ -249,18 +255,19 @@ func (a *Agent) resume(ctx context.Context) error {
 
 // describeSelf tells the group how this node is configured now. Any member passes
 // it on: a leader that knows only our old address cannot reach us.
-func (a *Agent) describeSelf(ctx context.Context) error {
-	req := api.JoinRequest{Member: a.member(), Cluster: a.cluster(), Version: a.version}
+func (a *Agent) describeSelf(ctx context.Context) (told bool, err error) {
+	own := a.cluster()
+	// What it knows of a cluster came through Raft, so it was a member.
+	req := api.JoinRequest{Member: a.member(), Cluster: own, Version: a.version, Was: own != ""}
 	if a.raft.IsLeader() {
-		a.coord.join(ctx, req)
-		return nil
+		return a.coord.join(ctx, req).OK, nil
 	}
 	for _, addr := range a.peers() {
 		if done, err := a.askToJoin(ctx, addr, req); done {
-			return err
+			return true, err
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // answers says that the member's agent is alive: at its address somebody answers
@@ -279,7 +286,7 @@ func (a *Agent) upToDate(s raftfsm.State) bool {
 		return false
 	}
 	w := a.member()
-	w.ReplicationPassword, w.ServerUUID, w.RebuildsFailed = m.ReplicationPassword, m.ServerUUID, m.RebuildsFailed
+	w.ReplicationPassword, w.ServerUUID, w.RebuildsFailed, w.Leaving = m.ReplicationPassword, m.ServerUUID, m.RebuildsFailed, m.Leaving
 	return m == w
 }
 

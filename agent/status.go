@@ -86,6 +86,10 @@ func newStatusBuilder(in StatusInput) *statusBuilder {
 		Coordinator: b.name(in.Leader), Source: b.name(in.Self),
 		Acks: s.K, AcksWanted: s.KPolicy(), AckSet: []string{},
 		Nodes: []api.NodeStatus{}, Issues: []api.Issue{}, Doing: in.Doing,
+		Paused: s.Policy.Paused,
+	}
+	if r := s.Request; r != nil {
+		b.st.Request = &api.RequestStatus{Kind: r.Kind, Target: b.name(r.Target), Index: r.Index}
 	}
 	// A server whose epoch is being closed is a primary only while it serves.
 	if s.Primary != "" && (s.Phase != raftfsm.PhaseRevoke || b.serving) {
@@ -185,7 +189,7 @@ func (b *statusBuilder) node(m raftfsm.Member) {
 		ID: string(m.ID), Name: m.Name, Address: m.Address,
 		Role: b.role(m), Raft: b.raftRole(m.ID), Agent: "down", SeenMS: -1,
 		Mysqld: raftfsm.MysqldDown, ReadOnly: true,
-		Attached: b.attached(m.ID),
+		Attached: b.attached(m.ID), Leaving: m.Leaving,
 	}
 	_, n.Acker = b.State.Acker(m.ID)
 	if m.Witness {

@@ -35,6 +35,9 @@ const (
 	IssueNoWitness      = "HA-NO-WITNESS"
 	IssueSingle         = "HA-SINGLE" // one data node: nothing to fail over to
 	IssueJoining        = "HA-JOINING"
+	IssueLeaving        = "HA-LEAVING"
+	IssueRequest        = "HA-REQUEST"      // a switchover or failover is under way
+	IssueCannotClose    = "HA-CANNOT-CLOSE" // no failover: those that answer do not know every acknowledged row
 )
 
 // waitShown is how long commits wait before status speaks of it.
@@ -55,6 +58,13 @@ func (b *statusBuilder) clusterIssues() {
 	if s.Policy.Paused {
 		b.issue(api.Info, IssuePaused, "", "ha resume, when the maintenance is over",
 			"automatic failover is paused")
+	}
+	if r := s.Request; r != nil {
+		to := ""
+		if r.Target != "" {
+			to = " to " + b.name(r.Target)
+		}
+		b.issue(api.Info, IssueRequest, "", "wait; `ha events` tells how it goes", "a %s%s is under way%s", r.Kind, to, colon(b.Doing))
 	}
 	data, voters := s.DataMembers(), 0
 	for _, r := range b.Raft {
@@ -121,10 +131,14 @@ func (b *statusBuilder) primaryIssues() {
 			"no primary was chosen yet")
 	case s.Phase == raftfsm.PhaseRevoke && !b.serving:
 		next := "wait: a new primary is being chosen"
-		if missing := b.unsealed(); missing != "" {
+		missing := b.unsealed()
+		if missing != "" {
 			next = missing
+		} else if b.Doing != "" && s.Request == nil {
+			why += "; " + b.Doing
 		}
 		b.issue(api.Critical, IssueNoPrimary, "", next, "epoch %d is being closed%s", s.Epoch, why)
+		b.cannotClose(missing)
 	case s.Phase == raftfsm.PhasePromote && !b.serving:
 		next := "wait: it is being opened"
 		if !b.up(s.Primary) {
@@ -134,10 +148,14 @@ func (b *statusBuilder) primaryIssues() {
 			b.primary.Name, s.Epoch)
 	case !b.serving:
 		next := "wait: a failover follows"
-		if s.Policy.Paused {
-			next = "ha resume, or start " + b.primary.Name
+		missing := b.unsealed()
+		if missing != "" {
+			next = missing
+		} else if s.Policy.Paused {
+			next = "ha resume, ha failover, or start " + b.primary.Name
 		}
 		b.issue(api.Critical, IssueNoPrimary, "", next, "%s is the primary and takes no writes", b.primary.Name)
+		b.cannotClose(missing)
 	case s.Phase != raftfsm.PhaseSettled:
 		b.issue(api.Warning, IssueChanging, "", "wait", "epoch %d is in phase %s%s", s.Epoch, s.Phase, why)
 	}
@@ -168,6 +186,26 @@ func (b *statusBuilder) unsealed() string {
 		return "start " + b.primary.Name + ": only it has every acknowledged row"
 	}
 	return fmt.Sprintf("start %s, or %s", b.primary.Name, either(silent, missing))
+}
+
+// cannotClose says why there is no failover, and who would do: missing.
+func (b *statusBuilder) cannotClose(missing string) {
+	if missing == "" {
+		return
+	}
+	s := &b.State
+	why := "its commits waited for no replica"
+	if s.K > 0 {
+		up := 0
+		for _, a := range s.Ackers {
+			if b.up(a.Node) {
+				up++
+			}
+		}
+		why = fmt.Sprintf("%d of its %d ackers have to be closed, and %d answer", raftfsm.Need(s.Ackers, s.K), len(s.Ackers), up)
+	}
+	b.issue(api.Critical, IssueCannotClose, "", missing,
+		"epoch %d cannot be closed without %s: %s (`ha failover --allow-data-loss --dry-run` says what giving it up would lose)", s.Epoch, b.primary.Name, why)
 }
 
 func (b *statusBuilder) ackIssues() {
@@ -210,6 +248,13 @@ func (b *statusBuilder) ackIssues() {
 
 func (b *statusBuilder) memberIssues(m raftfsm.Member) {
 	seen := b.Reports[m.ID]
+	if m.Leaving {
+		next := "wait: it is forgotten once nothing rests on it"
+		if !b.up(m.ID) && !m.Witness {
+			next = "start its agent; if its host is gone for good: ha remove " + m.Name + " --gone"
+		}
+		b.issue(api.Info, IssueLeaving, m.Name, next, "%s is to leave the cluster", m.Name)
+	}
 	if !b.up(m.ID) {
 		b.silentIssue(m, seen)
 		return

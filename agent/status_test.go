@@ -2,6 +2,7 @@ package agent
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,6 +103,12 @@ func TestStatus(t *testing.T) {
 		{"epoch opened, writable with its lease", func(in *StatusInput) { in.State.Phase = raftfsm.PhasePromote }, api.HealthDegraded, []string{IssueChanging}},
 		{"primary with another server_uuid", func(in *StatusInput) { in.Reports["a1"].Report.ServerUUID = uuid3 }, api.HealthNoPrimary, []string{IssueNoPrimary}},
 		{"primary's host lost", lost, api.HealthNoPrimary, []string{IssueNoPrimary, IssueNodeDown}},
+		{"a switchover under way", func(in *StatusInput) {
+			in.State.Request = &raftfsm.Request{Kind: raftfsm.RequestSwitchover, Target: "a2", Index: 9}
+		}, api.HealthOK, []string{IssueRequest}},
+		{"a node that is to leave", func(in *StatusInput) { in.State.Members[2].Leaving = true }, api.HealthOK, []string{IssueLeaving}},
+		{"host lost, nobody can take over", func(in *StatusInput) { lost(in); silence(in, "a3", time.Minute) }, api.HealthNoPrimary,
+			[]string{IssueNoPrimary, IssueCannotClose, IssueNodeDown, IssueNodeDown}},
 		{"paused and lost", func(in *StatusInput) { lost(in); in.State.Policy.Paused = true }, api.HealthNoPrimary,
 			[]string{IssueNoPrimary, IssueNodeDown, IssuePaused}},
 
@@ -245,6 +252,10 @@ func TestStatusNamesWhoWouldDo(t *testing.T) {
 		})
 		if i := st.Issues[0]; i.Code != IssueNoPrimary || i.Next != tt.next {
 			t.Errorf("silent %v: %+v, want next %q", tt.silent, i, tt.next)
+		}
+		told := slices.ContainsFunc(st.Issues, func(i api.Issue) bool { return i.Code == IssueCannotClose && i.Next == tt.next })
+		if told != strings.HasPrefix(tt.next, "start") {
+			t.Errorf("silent %v: %+v", tt.silent, st.Issues)
 		}
 	}
 }

@@ -67,28 +67,40 @@ type Status struct {
 	// Doing says what the coordinator is doing or waiting for; empty when
 	// there is nothing to do.
 	Doing string `json:"doing,omitempty"`
+	// Paused: no failover starts by itself.
+	Paused bool `json:"paused"`
+	// Request is what a person has asked for and what is not done yet.
+	Request *RequestStatus `json:"request,omitempty"`
 	// Source is the name of the agent that answered.
 	Source string `json:"source"`
+}
+
+// RequestStatus is a switchover or failover under way.
+type RequestStatus struct {
+	Kind   raftfsm.RequestKind `json:"kind"`
+	Target string              `json:"target,omitempty"` // name; empty: the best one
+	Index  uint64              `json:"index"`
 }
 
 // NodeStatus is one node of Status.
 type NodeStatus struct {
 	ID           string              `json:"id"`
 	Name         string              `json:"name"`
-	Address      string              `json:"address"`         // host:port of the agent
-	MySQL        string              `json:"mysql"`           // host:port; empty for a witness
-	Version      string              `json:"version"`         // of mysqld
-	Role         string              `json:"role"`            // primary, replica, witness, joining
-	Raft         string              `json:"raft"`            // leader, voter, nonvoter; empty: none yet
-	Agent        string              `json:"agent"`           // up, down
-	SeenMS       int64               `json:"seen_ms"`         // age of its last report; -1: none
-	Mysqld       raftfsm.MysqldState `json:"mysqld"`          // running, down, hung, starting, none
-	ReadOnly     bool                `json:"read_only"`       // super_read_only or read_only
-	GTIDExecuted string              `json:"gtid_executed"`   // last known
-	LagSeconds   *float64            `json:"lag_seconds"`     // null: not replicating
-	Acker        bool                `json:"acker"`           // in the ack set
-	Attached     bool                `json:"attached"`        // acknowledging now
-	Doing        string              `json:"doing,omitempty"` // rebuild progress and the like
+	Address      string              `json:"address"`           // host:port of the agent
+	MySQL        string              `json:"mysql"`             // host:port; empty for a witness
+	Version      string              `json:"version"`           // of mysqld
+	Role         string              `json:"role"`              // primary, replica, witness, joining
+	Raft         string              `json:"raft"`              // leader, voter, nonvoter; empty: none yet
+	Agent        string              `json:"agent"`             // up, down
+	SeenMS       int64               `json:"seen_ms"`           // age of its last report; -1: none
+	Mysqld       raftfsm.MysqldState `json:"mysqld"`            // running, down, hung, starting, none
+	ReadOnly     bool                `json:"read_only"`         // super_read_only or read_only
+	GTIDExecuted string              `json:"gtid_executed"`     // last known
+	LagSeconds   *float64            `json:"lag_seconds"`       // null: not replicating
+	Acker        bool                `json:"acker"`             // in the ack set
+	Attached     bool                `json:"attached"`          // acknowledging now
+	Doing        string              `json:"doing,omitempty"`   // rebuild progress and the like
+	Leaving      bool                `json:"leaving,omitempty"` // it is to be forgotten
 }
 
 // Severity says how urgent an issue is.
@@ -144,6 +156,9 @@ type JoinRequest struct {
 	// Cluster is the id the joiner's data dir names; empty for a new node.
 	Cluster string `json:"cluster"`
 	Version string `json:"version"` // of the agent
+	// Was says that the node was a member: it is not to become one again if it
+	// was removed.
+	Was bool `json:"was,omitempty"`
 }
 
 // JoinReply answers it.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,7 +51,7 @@ func (c *Client) Get(ctx context.Context, path string, v any) (string, error) {
 		if next < len(c.Addrs) {
 			addr := c.Addrs[next]
 			next++
-			go func() { answers <- c.get(ctx, addr, path) }()
+			go func() { answers <- c.do(ctx, http.MethodGet, addr, path, nil) }()
 		}
 	}
 	ask()
@@ -87,8 +88,56 @@ type answer struct {
 	err  error
 }
 
-func (c *Client) get(ctx context.Context, addr, path string) answer {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+addr+path, nil)
+// Post sends a document that changes something and decodes the answer into out.
+// It asks the addresses one after the other: the next one when one fails, does
+// not answer, or knows of no coordinator, for a few seconds again and again. So
+// it must be safe to ask twice.
+func (c *Client) Post(ctx context.Context, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	for began := time.Now(); ; {
+		var failures []Failure
+		var none *Error // no coordinator: there may be one in a moment
+		for _, addr := range c.Addrs {
+			actx, cancel := context.WithTimeout(ctx, postBound)
+			a := c.do(actx, http.MethodPost, addr, path, body)
+			cancel()
+			var own *Error
+			switch {
+			case a.err == nil:
+				return json.Unmarshal(a.body, out)
+			case ctx.Err() != nil && len(failures) == 0 && none == nil:
+				return Timeout("%s: %w", addr, ctx.Err())
+			case errors.As(a.err, &own) && own.Code == ExitNoQuorum:
+				none = own
+			case own != nil:
+				return own
+			default:
+				failures = append(failures, Failure{addr, a.err})
+			}
+		}
+		switch {
+		case none == nil:
+			return unreachable(failures)
+		case ctx.Err() != nil || time.Since(began) > electionBound:
+			return none
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(hedge):
+		}
+	}
+}
+
+const (
+	postBound     = 5 * time.Second // for one address
+	electionBound = 4 * time.Second // for a coordinator to be elected
+)
+
+func (c *Client) do(ctx context.Context, method, addr, path string, content []byte) answer {
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+addr+path, bytes.NewReader(content))
 	if err != nil {
 		return answer{addr: addr, err: err}
 	}
@@ -135,10 +184,18 @@ func WriteError(w http.ResponseWriter, err error) {
 	_ = json.NewEncoder(w).Encode(e)
 }
 
-func readError(status int, body []byte) error {
+// ReadError gives the error that [WriteError] wrote; nil: it is not one.
+func ReadError(body []byte) *Error {
 	var e Error
 	if json.Unmarshal(body, &e) == nil && e.Code != 0 && e.Msg != "" {
 		return &e
+	}
+	return nil
+}
+
+func readError(status int, body []byte) error {
+	if e := ReadError(body); e != nil {
+		return e
 	}
 	return fmt.Errorf("HTTP status %d: %s", status, strings.TrimSpace(string(body[:min(len(body), 200)])))
 }
