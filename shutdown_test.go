@@ -179,7 +179,7 @@ func (e *e2e) signal(node, kind string, sig unix.Signal) {
 // The primary's host is stopped under load, and then the next one's: another node
 // is the primary each time, and every acknowledged row is there.
 func TestHostStopped(t *testing.T) {
-	e := newE2E(t, "127.0.57.0")
+	e := newE2E(t, "127.0.75.0")
 	for range 2 {
 		before := e.healthy()
 		for _, n := range before.Nodes {
@@ -222,7 +222,7 @@ func TestHostStopped(t *testing.T) {
 // Nobody can acknowledge, and nobody can take over, when the primary's host is
 // stopped: commits that wait get no OK, as a SIGTERM to mysqld would give them.
 func TestHostStoppedWhileCommitsWait(t *testing.T) {
-	e := newE2E(t, "127.0.58.0")
+	e := newE2E(t, "127.0.76.0")
 	for _, what := range []string{"mysqld", "host", "no agent"} {
 		before := e.healthy()
 		var others []string
