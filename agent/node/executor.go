@@ -225,7 +225,7 @@ func (n *Node) keepTidy(ctx context.Context) error {
 
 const tidyAfter = 500 * time.Millisecond
 
-// resetOld removes the channel if this node still reigns. A new order ends it.
+// resetOld removes the channel, and the flag to acknowledge, if this node still reigns. A new order ends it.
 func (n *Node) resetOld(ctx context.Context) error {
 	select {
 	case n.exec.turn <- struct{}{}:
@@ -249,6 +249,9 @@ func (n *Node) resetOld(ctx context.Context) error {
 		if err = n.md.ResetReplica(limited); err == nil {
 			n.log.Info("old replication channel removed")
 		}
+	}
+	if err == nil && !st.SuperReadOnly && st.ReplicaAckWanted {
+		err = n.md.SetReplicaAck(limited, false)
 	}
 	if errors.Is(err, mysqlctl.ErrAbandoned) {
 		err = errors.Join(err, n.kill(context.WithoutCancel(ctx)))

@@ -142,7 +142,7 @@ func (n *Node) lookAt(ctx context.Context) {
 		if n.fence.armed() == 0 {
 			n.fence.arm() // whoever opened it: without a lease it is closed
 		}
-		if st.Replica != nil {
+		if st.Replica != nil || st.ReplicaAckWanted {
 			signal(n.tidy)
 		}
 	}
