@@ -158,6 +158,7 @@ func (s *State) removeMember(c Command) string {
 	s.Rebuilds = slices.DeleteFunc(s.Rebuilds, func(r Rebuild) bool { return r.Recipient == c.Node || r.Donor == c.Node })
 	s.Checkpoints = slices.DeleteFunc(s.Checkpoints, func(p Checkpoint) bool { return p.Node == c.Node })
 	s.Targets = slices.DeleteFunc(s.Targets, func(id NodeID) bool { return id == c.Node })
+	s.Left = slices.DeleteFunc(s.Left, func(l Left) bool { return l.Node == c.Node })
 	return ""
 }
 
@@ -215,7 +216,7 @@ func (s *State) promote(index uint64, c Command) string {
 		s.History = slices.Delete(s.History, 0, len(s.History)-maxHistory)
 	}
 	s.Epoch, s.Primary, s.PrimaryUUID = c.Epoch, c.Primary, c.PrimaryUUID
-	s.Ackers, s.K, s.Floor = sortAckers(c.Ackers), c.K, c.Floor
+	s.Ackers, s.K, s.Floor, s.Left = sortAckers(c.Ackers), c.K, c.Floor, nil
 	for i, m := range s.Members { // a tail that was cut off, say, gave it another one
 		if a, acker := s.Acker(m.ID); acker {
 			s.Members[i].ServerUUID = a.ServerUUID
@@ -259,7 +260,12 @@ func (s *State) setAcks(c Command) string {
 	if why := s.checkStep(c.Ackers, c.K); why != "" {
 		return why
 	}
+	if i := s.Intent; i != nil && i.Kind == IntentRemove && len(c.Ackers) < len(s.Ackers) {
+		s.Left = append(s.Left, Left{i.Node, s.AuthIndex}) // since the intent nobody told it to acknowledge
+	}
 	s.Ackers, s.K, s.Intent = sortAckers(c.Ackers), c.K, nil
+	s.Left = slices.DeleteFunc(s.Left, func(l Left) bool { _, acker := s.Acker(l.Node); return acker })
+	slices.SortFunc(s.Left, func(a, b Left) int { return strings.Compare(string(a.Node), string(b.Node)) })
 	// The barrier before a raise from 0 proved that the ackers hold all that was
 	// acknowledged without them.
 	s.History[len(s.History)-1].Async = c.K == 0

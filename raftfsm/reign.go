@@ -165,7 +165,13 @@ func (d *decider) forget() bool {
 // replicates from. Of one that hangs nothing is seen: it may when it goes on.
 func (d *decider) harmless(id NodeID) bool {
 	n := d.v.Node(id)
-	return d.fresh(n) && n.Report.Mysqld != MysqldHung && (n.Report.Replica == nil || !n.Report.Replica.AckWanted)
+	return d.fresh(n) && n.Report.Mysqld != MysqldHung && (n.Report.Replica == nil || !n.Report.Replica.AckWanted) && !d.mayBeTold(n)
+}
+
+// mayBeTold says that the order to acknowledge, given to the member before it left
+// the ack set, may reach it still: its agent has stored no token of after that.
+func (d *decider) mayBeTold(n *NodeView) bool {
+	return slices.ContainsFunc(d.s.Left, func(l Left) bool { return l.Node == n.ID && n.Report.Token.Index < l.Index })
 }
 
 // hears says that some acker still receives from the primary.
@@ -268,6 +274,9 @@ func (d *decider) accounts(p *NodeView) {
 	for _, m := range d.s.DataMembers() {
 		_, acker := d.s.Acker(m.ID)
 		account := Account{User: m.ReplicationUser(), Password: m.ReplicationPassword}
+		if n := d.v.Node(m.ID); m.ID != d.s.Primary && d.fresh(n) && d.mayBeTold(n) && d.follows(n.Report, false) {
+			d.keep(Order{To: m.ID, Op: OpExclude}) // it is as it should be: only a token is to reach it
+		}
 		switch {
 		case acker:
 			ackers = append(ackers, account)

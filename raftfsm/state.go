@@ -60,6 +60,13 @@ type Acker struct {
 	ServerUUID string `json:"server_uuid"`
 }
 
+// Left is a member that left the ack set. Orders with a token of Index or later
+// do not tell it to acknowledge.
+type Left struct {
+	Node  NodeID `json:"node"`
+	Index uint64 `json:"index"`
+}
+
 // IntentKind is a change of (A, k) that lowers need and is therefore done and
 // proven by a barrier before it is committed (R5).
 type IntentKind string
@@ -135,7 +142,10 @@ type State struct {
 	// Targets are the members under which a switchover put ackers, or meant to:
 	// some may be there still.
 	Targets []NodeID `json:"targets,omitempty"` // sorted
-	Intent  *Intent  `json:"intent,omitempty"`
+	// Left are the members that left A in this reign. An order to acknowledge may
+	// be on its way to one of them still.
+	Left   []Left  `json:"left,omitempty"` // by node
+	Intent *Intent `json:"intent,omitempty"`
 
 	Rebuilds    []Rebuild    `json:"rebuilds,omitempty"`    // by recipient
 	Checkpoints []Checkpoint `json:"checkpoints,omitempty"` // by node
@@ -242,6 +252,7 @@ func (s State) Clone() State {
 	s.Checkpoints = slices.Clone(s.Checkpoints)
 	s.History = slices.Clone(s.History)
 	s.Targets = slices.Clone(s.Targets)
+	s.Left = slices.Clone(s.Left)
 	s.Events = slices.Clip(s.Events) // only ever appended to
 	if s.Request != nil {
 		r := *s.Request
