@@ -88,6 +88,8 @@ var mutants = []mutant{
 		{"acks.go", "if carriedOut(d.give(Order{To: d.s.Primary, Op: OpBarrier, Allowed: uuids(rest)})) == nil {", "if false {"}}},
 	{name: "flag off without a restart of the receiver", agents: "flag-without-restart", profile: "members"},
 	{name: "a server that hangs is harmless", profile: "frozen", changes: []change{{"reign.go", "n.Report.Mysqld != MysqldHung && ", ""}}},
+	{name: "let in while an order to acknowledge is under way", profile: "frozen", changes: []change{{"reign.go", " && !d.mayBeTold(n)\n", "\n"}}},
+	{name: "rebuilt though it may acknowledge", profile: "return", changes: []change{{"reign.go", "	case !d.harmless(m.ID): // nobody", "	case false: // nobody"}}},
 	{name: "forgotten though it may acknowledge", profile: "members", changes: []change{{"reign.go", "if !m.Witness && !d.harmless(m.ID) {", "if false {"}}},
 	{name: "acker added after it acknowledges", changes: []change{
 		{"promote.go", "d.give(Order{To: m.ID, Op: OpFollow, Source: d.source(m), Discard: !d.s.Floor.Contains(n.Report.Received)})",

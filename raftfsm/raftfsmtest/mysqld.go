@@ -32,6 +32,7 @@ type waiter struct {
 // dump is a replica's connection as its source sees it.
 type dump struct {
 	conn    int
+	run     int // of the source
 	replica *Mysqld
 	uuid    string
 	ack     bool
@@ -148,7 +149,11 @@ func (m *Mysqld) recover() {
 }
 
 // kill is SIGKILL.
-func (m *Mysqld) kill() {
+func (m *Mysqld) kill() { m.end(false) }
+
+// end: those connected see a process that dies at once, and one whose host dies
+// only by its silence.
+func (m *Mysqld) end(host bool) {
 	if !m.up && !m.starting {
 		return
 	}
@@ -161,9 +166,14 @@ func (m *Mysqld) kill() {
 	}
 	m.up, m.starting, m.hung = false, false, false
 	m.run++
-	m.disconnect(500)
-	for _, d := range m.dumps {
-		d.replica.dropped(d)
+	host = host && m.w.rng != nil
+	if host {
+		m.disconnect(15000)
+	} else {
+		m.disconnect(500)
+		for _, d := range m.dumps {
+			d.replica.dropped(d)
+		}
 	}
 	m.dumps, m.setting = nil, nil
 	ws := m.waiters
@@ -465,7 +475,7 @@ func (m *Mysqld) connect() {
 		if m.flag != ack && m.w.chance(50) { // it may be looked at again
 			ack = m.flag
 		}
-		m.link = &dump{conn: m.w.conns, replica: m, uuid: m.uuid, ack: ack}
+		m.link = &dump{conn: m.w.conns, run: src.run, replica: m, uuid: m.uuid, ack: ack}
 		m.linkTo = src
 		m.source = src.uuid
 		m.heard = m.w.now
@@ -477,6 +487,9 @@ func (m *Mysqld) connect() {
 func (m *Mysqld) pump(n int) (busy bool) {
 	if !m.usable() {
 		return false
+	}
+	if d := m.link; d != nil && m.linkTo.up && m.linkTo.run != d.run && m.w.linked(m.node, m.linkTo.node) {
+		m.dropped(d) // its source was started anew and knows nothing of it
 	}
 	if m.io && m.link != nil && (!m.w.linked(m.node, m.linkTo.node) || !m.linkTo.usable()) {
 		if m.w.now-m.heard > 2000 { // replica_net_timeout

@@ -718,7 +718,7 @@ func (w *World) KillHost(id raftfsm.NodeID) {
 	w.KillAgent(id)
 	w.agents[id].leaseEnd = 0
 	if m := w.mysqld(id); m != nil {
-		m.kill()
+		m.end(true)
 	}
 }
 
