@@ -226,7 +226,9 @@ func (o *operation) await(ctx context.Context, client *api.Client, b api.Begun, 
 		for _, e := range out.Events {
 			if e.Index > told {
 				told = e.Index
-				talk.line(e.Text)
+				if !out.Done || !strings.HasPrefix(out.Text, e.Text) { // else it is the answer
+					talk.line(e.Text)
+				}
 			}
 		}
 		if err == nil && out.Done {

@@ -98,7 +98,7 @@ func (a *Agent) found(ctx context.Context) error {
 	}
 	policy := raftfsm.DefaultPolicy()
 	m := a.member()
-	c := raftfsm.Command{Kind: raftfsm.CmdFound, Cluster: random(8), Policy: &policy, AgentPassword: random(16), Member: &m}
+	c := raftfsm.Command{Kind: raftfsm.CmdFound, Cluster: random(8), Policy: &policy, AgentPassword: random(16), Member: &m, At: time.Now().UnixMilli()}
 	if _, _, err := a.raft.Apply(ctx, c.Encode()); err != nil {
 		return api.Failed("found the cluster: %w", err)
 	}

@@ -186,7 +186,7 @@ func (c *coordinator) record(ctx context.Context, plan func(s *raftfsm.State, v 
 func overInAMoment(s *raftfsm.State, v *raftfsm.View, no raftfsm.Refusal) bool {
 	switch no.Code {
 	case raftfsm.CodeInProgress:
-		return s.Request == nil && s.Intent != nil
+		return s.Request == nil
 	case raftfsm.CodeSilent, raftfsm.CodeCannotClose:
 		return v.Leading <= s.Policy.DeadAfter
 	case raftfsm.CodeNotFollowing, raftfsm.CodeBehind, raftfsm.CodeNoCandidate: // of a primary that has just taken over
@@ -206,7 +206,9 @@ func refusal(no raftfsm.Refusal) error {
 		return e.WithHint("`ha status` and `ha events` say what is going on")
 	case raftfsm.CodeCannotClose:
 		return e.WithHint("`ha failover --dry-run --allow-data-loss` says what may be lost")
-	case raftfsm.CodeSilent, raftfsm.CodeNotFollowing, raftfsm.CodeBehind, raftfsm.CodeNoCandidate, raftfsm.CodeRebuilding, raftfsm.CodeErrant:
+	case raftfsm.CodeSilent:
+		return e.WithHint("`ha status` says how the nodes are; a primary that is gone is replaced by `ha failover`")
+	case raftfsm.CodeNotFollowing, raftfsm.CodeBehind, raftfsm.CodeNoCandidate, raftfsm.CodeRebuilding, raftfsm.CodeErrant:
 		return e.WithHint("`ha status` says how the nodes are")
 	}
 	return e
@@ -357,15 +359,16 @@ func words(s *raftfsm.State, v *raftfsm.View, r raftfsm.Request) (plan []string,
 	if !primaryUp && (s.K == 0 || len(up) < need) {
 		wait := s.Policy.Lease + lossSlack
 		say("it cannot be closed by those that answer: after the lease and a moment (%s) it is given up, and the best of those that answer (%s) goes on without it", wait, strings.Join(live, ", "))
-		var silent []raftfsm.NodeID
-		for _, id := range append([]raftfsm.NodeID{s.Primary}, ackers...) {
-			if !slices.Contains(up, s.Name(id)) {
-				silent = append(silent, id)
-			}
+		silent := slices.DeleteFunc(namesOf(s, ackers), func(name string) bool { return slices.Contains(up, name) })
+		loss = "rows that " + old + " wrote and nobody else has"
+		if len(silent) > 0 {
+			loss = fmt.Sprintf("rows that %s wrote and, of the others, only %s may have", old, strings.Join(silent, ", "))
 		}
-		loss = fmt.Sprintf("rows that only %s acknowledged are lost, and what %s wrote last; they are not brought back when it returns", strings.Join(namesOf(s, silent), ", "), old)
+		loss += "; they do not come back by themselves when those hosts return"
 	}
 	switch {
+	case to == "" && len(live) == 1:
+		say("%s is opened as the primary of epoch %d", live[0], s.Epoch+1)
 	case to == "":
 		say("the most advanced of %s is opened as the primary of epoch %d, and the others follow it", strings.Join(live, ", "), s.Epoch+1)
 	default:

@@ -81,6 +81,9 @@ func (c *coordinator) needed(s *raftfsm.State, v *raftfsm.View, m raftfsm.Member
 	// Raft changes its members by a majority of those that remain.
 	var voters, up []string
 	for _, r := range c.servers() {
+		if _, member := s.Member(r.ID); !member {
+			return raftfsm.Refusal{Code: raftfsm.CodeInProgress, Text: "another node is being taken out of the Raft group"}, nil
+		}
 		if !r.Voter || r.ID == m.ID {
 			continue
 		}

@@ -240,9 +240,10 @@ func (b *statusBuilder) fromReport(n *api.NodeStatus, m raftfsm.Member, r *raftf
 	}
 }
 
-// stranger is a server of the Raft group that is no member (yet).
+// stranger is a server of the Raft group that is no member any more: one that
+// joins is a member first.
 func (b *statusBuilder) stranger(r api.RaftServer) {
-	n := api.NodeStatus{ID: string(r.ID), Name: string(r.ID), Role: "joining", Raft: b.raftRole(r.ID),
+	n := api.NodeStatus{ID: string(r.ID), Name: string(r.ID), Role: "leaving", Raft: b.raftRole(r.ID),
 		Agent: "down", SeenMS: -1, Mysqld: raftfsm.MysqldNone}
 	if b.up(r.ID) {
 		n.Agent, n.SeenMS = "up", b.Reports[r.ID].Age.Milliseconds()

@@ -225,7 +225,7 @@ func TestStatusNodes(t *testing.T) {
 	if lost.Agent != "down" || lost.Mysqld != raftfsm.MysqldDown || lost.SeenMS != 60000 || lost.GTIDExecuted != uuid1+":1-10" {
 		t.Errorf("lost: %+v", lost)
 	}
-	if stranger.Role != "joining" || stranger.Raft != "nonvoter" {
+	if stranger.Role != "leaving" || stranger.Raft != "nonvoter" {
 		t.Errorf("stranger: %+v", stranger)
 	}
 	if st.Coordinator != "n2" || st.Primary != "n1" || !slices.Equal(st.AckSet, []string{"n2", "n3"}) || st.AcksWanted != 1 {

@@ -89,7 +89,7 @@ type NodeStatus struct {
 	Address      string              `json:"address"`           // host:port of the agent
 	MySQL        string              `json:"mysql"`             // host:port; empty for a witness
 	Version      string              `json:"version"`           // of mysqld
-	Role         string              `json:"role"`              // primary, replica, witness, joining
+	Role         string              `json:"role"`              // primary, replica, witness, joining, leaving
 	Raft         string              `json:"raft"`              // leader, voter, nonvoter; empty: none yet
 	Agent        string              `json:"agent"`             // up, down
 	SeenMS       int64               `json:"seen_ms"`           // age of its last report; -1: none
