@@ -217,7 +217,7 @@ func (d *decider) candidates(f []sealed, required requirement) []sealed {
 		}
 		switch {
 		case x.a.ApplierError != "" && !required.metBy(x.a.Executed):
-		case (x.m.NoPromote || x.m.Leaving) && x.m.ID != d.s.Primary:
+		case (x.m.NoPromote || x.m.Leaving) && x.m.ID != d.s.Primary && d.s.Primary != "": // the founder has to be the first
 		case !required.metBy(x.a.Position()):
 		case !errant.IsEmpty():
 		case d.newerThanOthers(x, f):
