@@ -823,10 +823,9 @@ func (w *World) checkAcknowledged(r *Row, m *Mysqld) {
 	w.checkHeld(r)
 }
 
-// opened: a server is not opened for a reign that is over since longer than a
-// report and its grant take (R8).
+// opened: a server is not opened for a reign that is over and has no lease (R8).
 func (w *World) opened(a *Agent, epoch uint64) {
-	if s := &w.machine.State; s.Epoch > epoch && w.now-w.promotedAt > 2500 {
+	if s := &w.machine.State; s.Epoch > epoch && w.now > a.proven {
 		w.violate("S6: %s was opened for epoch %d, %d ms after epoch %d had begun", a.id, epoch, w.now-w.promotedAt, s.Epoch)
 	}
 }
