@@ -316,6 +316,29 @@ func (f *fakeMysqld) CutTail(ctx context.Context, keep gtid.Set) (mysqlctl.Cut, 
 	return cut, ctx.Err()
 }
 
+func (f *fakeMysqld) Blockers(ctx context.Context) ([]mysqlctl.Blocker, error) {
+	return nil, f.reads(ctx, "blockers")
+}
+
+func (f *fakeMysqld) WaitExecuted(ctx context.Context, set gtid.Set) (gtid.Set, error) {
+	for f.reads(ctx, "wait") == nil {
+		f.mu.Lock()
+		executed := f.executed
+		f.mu.Unlock()
+		if executed.Contains(set) {
+			return executed, nil
+		}
+		if !sleep(ctx, 10*time.Millisecond) {
+			break
+		}
+	}
+	return gtid.Set{}, ctx.Err()
+}
+
+func (f *fakeMysqld) FlushBinlog(ctx context.Context) error {
+	return f.changes(ctx, "flush", func() error { return nil })
+}
+
 func (f *fakeMysqld) ClusterID(ctx context.Context) (string, error) {
 	return "c1", f.reads(ctx, "ClusterID")
 }

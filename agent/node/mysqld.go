@@ -29,6 +29,7 @@ type Mysqld interface {
 	ClusterID(ctx context.Context) (string, error)
 	ReplicationAccounts(ctx context.Context) ([]string, error)
 	ProbeDisk(ctx context.Context) error
+	Blockers(ctx context.Context) ([]mysqlctl.Blocker, error)
 
 	KillOwnSessions(ctx context.Context) error
 	KillClients(ctx context.Context) error
@@ -44,6 +45,8 @@ type Mysqld interface {
 
 	SealReplica(ctx context.Context) (mysqlctl.Position, error)
 	Drain(ctx context.Context) (gtid.Set, error)
+	WaitExecuted(ctx context.Context, set gtid.Set) (gtid.Set, error)
+	FlushBinlog(ctx context.Context) error
 	StopApplier(ctx context.Context) error
 	Follow(ctx context.Context, src mysqlctl.Source, ack bool) error
 	SetReplicaAck(ctx context.Context, ack bool) error

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"ha/mysqlctl"
-	"ha/mysqlctl/gtid"
 	"ha/raftfsm"
 )
 
@@ -268,23 +267,12 @@ func (n *Node) accounts(ctx context.Context, o raftfsm.Order) error {
 }
 
 // ready prepares a replica for a switchover to it, while its primary serves still.
-// A new binary log keeps what the old one has to write out of the way of the first
-// commits.
+// In a new binary log the others find their places at once.
 func (n *Node) ready(ctx context.Context, o raftfsm.Order) error {
-	return n.awaitExecuted(ctx, o.Await)
-}
-
-// awaitExecuted waits until the server has executed the set.
-func (n *Node) awaitExecuted(ctx context.Context, set gtid.Set) error {
-	for {
-		st, err := n.md.Status(ctx)
-		if err != nil || st.Executed.Contains(set) {
-			return err
-		}
-		if !sleep(ctx, 5*time.Millisecond) {
-			return context.Cause(ctx)
-		}
+	if _, err := n.md.WaitExecuted(ctx, o.Await); err != nil {
+		return err
 	}
+	return n.md.FlushBinlog(ctx)
 }
 
 // startFormer starts the mysqld of a former primary. Its last transactions are

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"ha/mysqlctl"
@@ -30,6 +31,8 @@ const (
 	// awaitTimeout is for the target of a switchover to receive and apply the
 	// primary's last transactions before it seals.
 	awaitTimeout = time.Second
+	// maxBlockers are named at most.
+	maxBlockers = 5
 )
 
 // seal ends every acknowledgement by this node and answers its final position
@@ -58,7 +61,7 @@ func (n *Node) seal(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) err
 	}
 	if !o.Await.IsEmpty() {
 		limited, cancel := context.WithTimeout(ctx, awaitTimeout)
-		err := n.awaitExecuted(limited, o.Await)
+		_, err := n.md.WaitExecuted(limited, o.Await)
 		cancel()
 		if err != nil && ctx.Err() != nil {
 			return err
@@ -195,11 +198,19 @@ func (n *Node) goOn(ctx context.Context) error {
 func (n *Node) blockers(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	st, err := n.md.Status(ctx)
-	if err != nil || st.Waiting == 0 {
+	bs, err := n.md.Blockers(ctx)
+	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf("%d commits wait for acknowledgements", st.Waiting)
+	var out []string
+	for i, b := range bs {
+		if i == maxBlockers {
+			out = append(out, fmt.Sprintf("and %d more", len(bs)-i))
+			break
+		}
+		out = append(out, b.String())
+	}
+	return strings.Join(out, "; ")
 }
 
 // deposed notes that a primary is closed for good and ends its clients' sessions,

@@ -92,6 +92,9 @@ func TestReady(t *testing.T) {
 		b.up()
 		b.md.forget()
 		b.mustOrder(raftfsm.Order{Token: tok(1, 11, 1), Op: raftfsm.OpReady, Await: gtid.MustParse(otherUUID + ":1-5")})
+		if got := b.md.effects(); got != "flush" {
+			t.Errorf("did %q", got)
+		}
 		a := b.order(raftfsm.Order{Token: tok(1, 11, 2), Op: raftfsm.OpReady, Await: gtid.MustParse(otherUUID + ":1-99")})
 		if a.OK {
 			t.Error("ready without what it was to have")
