@@ -19,8 +19,12 @@ import (
 	"ha/agent/api"
 )
 
-// pollEvery is how often the state of things is looked at while waiting.
-const pollEvery = 200 * time.Millisecond
+const (
+	// pollEvery is how often the state of things is looked at while waiting.
+	pollEvery = 200 * time.Millisecond
+	// startGrace is how long an agent that was started may be without a trace.
+	startGrace = 500 * time.Millisecond
+)
 
 // Options are what [Up] is told. What is zero takes the default, or what the
 // directory's sandbox has.
@@ -374,8 +378,9 @@ func (s *Sandbox) Start(ctx context.Context, name string) (note string, err erro
 	if !started && (n.Witness || len(s.find(name, "mysqld")) > 0) {
 		return name + " runs already", nil
 	}
-	for {
-		if len(s.find(name, "agent")) == 0 {
+	for began := time.Now(); ; {
+		// One that was just started has no command line for a moment.
+		if len(s.find(name, "agent")) == 0 && time.Since(began) > startGrace {
 			return "", s.died(n)
 		}
 		st, err := s.Status(ctx)
