@@ -44,9 +44,9 @@ func (a *Agent) handler() http.Handler {
 		})(w, r)
 	})
 	mux.HandleFunc("POST "+api.PathHandOver, func(w http.ResponseWriter, r *http.Request) {
-		take(func(ctx context.Context, req api.HandOver) (api.HandOverReply, error) {
+		take(func(ctx context.Context, req api.HandOver) (struct{}, error) {
 			if wire.PeerName(r.TLS) != string(req.From) {
-				return api.HandOverReply{}, fmt.Errorf("%s asks for %s", wire.PeerName(r.TLS), req.From)
+				return struct{}{}, fmt.Errorf("%s asks for %s", wire.PeerName(r.TLS), req.From)
 			}
 			return a.coord.takeHandOver(ctx, req)
 		})(w, r)

@@ -25,6 +25,8 @@ import (
 const (
 	// killBound is what killing mysqld may take: a big one's memory is freed first.
 	killBound = 12 * time.Second
+	// askBound is what asking for it may take.
+	askBound = 3 * time.Second
 	// handOverAgain is how soon a switchover is asked for again.
 	handOverAgain = 500 * time.Millisecond
 	// answerBound is what an agent may need for its answer beyond that.
@@ -83,7 +85,7 @@ func (a *Agent) primaryName() string {
 // handOver waits until another node is the primary and this one's server is
 // closed; the error says why that is not so.
 func (a *Agent) handOver(ctx context.Context, n nodeSide) error {
-	why := errors.New("no coordinator is known")
+	why := error(errNoCoordinator)
 	for {
 		s, changed := a.fsm.Watch()
 		if s.Primary != a.id && s.Phase == raftfsm.PhaseSettled && !n.Reigns() {
@@ -114,43 +116,36 @@ func (a *Agent) askHandOver(ctx context.Context) error {
 		left = time.Until(end)
 	}
 	req := api.HandOver{From: a.id, Timeout: left}
+	ctx, cancel := context.WithTimeout(ctx, askBound) // it may hang, and another one be elected
+	defer cancel()
 	id, addr := a.leader()
-	var r api.HandOverReply
 	var err error
 	switch id {
 	case "":
-		return errors.New("no coordinator is known")
+		err = errNoCoordinator
 	case string(a.id):
-		r, err = a.coord.takeHandOver(ctx, req)
+		_, err = a.coord.takeHandOver(ctx, req)
 	default:
-		r, err = call[api.HandOverReply](ctx, a.client, addr, api.PathHandOver, req)
-	}
-	if err == nil && r.Why != "" {
-		err = errors.New(r.Why)
+		_, err = call[struct{}](ctx, a.client, addr, api.PathHandOver, req)
 	}
 	return err
 }
 
 // takeHandOver records a switchover to the best member.
-func (c *coordinator) takeHandOver(ctx context.Context, req api.HandOver) (api.HandOverReply, error) {
-	s, v, leading := c.look()
-	switch {
-	case !leading:
-		return api.HandOverReply{}, errNotCoordinator
-	case s.Primary != req.From:
-		return api.HandOverReply{}, nil
-	}
-	r, no := raftfsm.PlanSwitchover(&s, &v, "")
-	if no.Code != "" {
-		return api.HandOverReply{Code: no.Code, Why: no.Text}, nil
-	}
-	// The clients of a host that is being stopped lose their sessions anyhow.
-	r.Timeout, r.EndBlockers = req.Timeout, true
-	if !c.commit(ctx, []raftfsm.Command{{Kind: raftfsm.CmdRequest, Request: &r, On: s.Version, Why: "the host of " + s.Name(req.From) + " is being stopped"}}) {
-		return api.HandOverReply{Why: "the switchover was not recorded; try again"}, nil
-	}
-	c.wake()
-	return api.HandOverReply{}, nil
+func (c *coordinator) takeHandOver(ctx context.Context, req api.HandOver) (struct{}, error) {
+	_, err := c.record(ctx, func(s *raftfsm.State, v *raftfsm.View) (*raftfsm.Command, raftfsm.Refusal, error) {
+		if s.Primary != req.From {
+			return nil, raftfsm.Refusal{}, nil
+		}
+		r, no := raftfsm.PlanSwitchover(s, v, "")
+		if no.Code != "" {
+			return nil, no, nil
+		}
+		// The clients of a host that is being stopped lose their sessions anyhow.
+		r.Timeout, r.EndBlockers = req.Timeout, true
+		return &raftfsm.Command{Kind: raftfsm.CmdRequest, Request: &r}, raftfsm.Refusal{}, nil
+	})
+	return struct{}{}, err
 }
 
 // leaveLeadership hands coordination over, so that stopping this agent costs no

@@ -19,7 +19,7 @@ const (
 	PathReport      = "/v1/report" // POST raftfsm.Report → raftfsm.Grant; coordinator only
 	PathOrder       = "/v1/order"  // POST raftfsm.Order → raftfsm.Answer
 	PathPing        = "/v1/ping"   // GET → Ping: who are you
-	// POST HandOver → HandOverReply; coordinator only.
+	// POST HandOver → nothing once it is recorded; coordinator only.
 	PathHandOver = "/v1/hand-over"
 	// POST StepDown → StepDownReply; on the local unix socket only.
 	PathStepDown = "/v1/step-down"
@@ -178,12 +178,6 @@ type JoinReply struct {
 type HandOver struct {
 	From    raftfsm.NodeID `json:"from"`
 	Timeout time.Duration  `json:"timeout"` // for its preparation
-}
-
-// HandOverReply answers it: it was recorded, or why not.
-type HandOverReply struct {
-	Code string `json:"code,omitempty"` // HA-..., of a refusal
-	Why  string `json:"why,omitempty"`
 }
 
 // StepDown asks an agent to make its host fit to be stopped.
