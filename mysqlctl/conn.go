@@ -65,6 +65,7 @@ type pool struct {
 func newPool(proc *process, socket string, acc Account) (*pool, error) {
 	cfg := mysql.NewConfig()
 	cfg.Net, cfg.Addr = "unix", socket
+	cfg.DBName = home
 	cfg.User, cfg.Passwd = acc.User, acc.Password
 	cfg.Timeout = connectTimeout
 	cfg.MultiStatements = true

@@ -163,6 +163,8 @@ type serverInfo struct {
 	source   bool // semi-sync source plugin is loaded
 	replica  bool // semi-sync replica plugin is loaded
 	hasClone bool
+	// variables are those that Status looks at; true for a boolean.
+	variables map[string]bool
 }
 
 // New returns a Server for cfg. It does nothing else: see Adopt and Start.

@@ -139,13 +139,11 @@ func accountStatements(d dialect, acc Account) []string {
 		"CREATE USER IF NOT EXISTS " + who + " IDENTIFIED BY " + quote(acc.Password),
 		"ALTER USER " + who + " IDENTIFIED BY " + quote(acc.Password) + " REQUIRE NONE PASSWORD EXPIRE NEVER ACCOUNT UNLOCK",
 	}
-	static := "PROCESS, RELOAD, SHUTDOWN, LOCK TABLES, CREATE USER, REPLICATION CLIENT, REPLICATION SLAVE"
+	static := "SUPER, PROCESS, RELOAD, SHUTDOWN, LOCK TABLES, CREATE USER, REPLICATION CLIENT, REPLICATION SLAVE"
 	if d.hasDynamicPrivileges() {
 		statements = append(statements,
 			"GRANT BACKUP_ADMIN, CLONE_ADMIN, REPLICATION_SLAVE_ADMIN, SYSTEM_VARIABLES_ADMIN, SESSION_VARIABLES_ADMIN, "+
 				"CONNECTION_ADMIN, SERVICE_CONNECTION_ADMIN, SYSTEM_USER, BINLOG_ADMIN ON *.* TO "+who+" WITH GRANT OPTION")
-	} else {
-		static += ", SUPER"
 	}
 	statements = append(statements,
 		"GRANT "+static+" ON *.* TO "+who+" WITH GRANT OPTION",

@@ -140,6 +140,9 @@ func readInfo(ctx context.Context, p *pool) (serverInfo, error) {
 	if info.dialect, err = dialectOf(info.version); err != nil {
 		return info, err
 	}
+	if info.variables, err = readVariables(ctx, c); err != nil {
+		return info, err
+	}
 	return info, readOn(ctx, c, func(rows *sql.Rows) error {
 		for rows.Next() {
 			var name string

@@ -115,20 +115,20 @@ func (s *Server) ConfigureSource(ctx context.Context, k int) error {
 }
 
 func (s *Server) sourceVariables(ctx context.Context, d dialect) (map[string]string, error) {
+	s.mu.Lock()
+	info := s.info
+	s.mu.Unlock()
+	sets, err := s.readSets(ctx, info.selectVariables()+`;
+SELECT 'global' AS kind, VARIABLE_NAME AS name, VARIABLE_VALUE AS value FROM performance_schema.global_status WHERE VARIABLE_NAME = 'Rpl_semi_sync_`+d.source+"_status'")
+	if err != nil {
+		return nil, err
+	}
 	have := make(map[string]string)
-	err := s.read(ctx, func(rows *sql.Rows) error {
-		for rows.Next() {
-			var name, value string
-			if err := rows.Scan(&name, &value); err != nil {
-				return err
-			}
-			have[strings.ToLower(name)] = value
-		}
-		return nil
-	}, "SELECT VARIABLE_NAME, VARIABLE_VALUE FROM performance_schema.global_variables WHERE VARIABLE_NAME LIKE 'rpl_semi_sync_"+
-		d.source+"%' UNION ALL SELECT VARIABLE_NAME, VARIABLE_VALUE FROM performance_schema.global_status WHERE VARIABLE_NAME = 'Rpl_semi_sync_"+
-		d.source+"_status'")
-	return have, err
+	for _, row := range sets["global"] {
+		have[strings.ToLower(row["name"])] = row["value"]
+	}
+	info.addVariables(have, sets["variable"])
+	return have, nil
 }
 
 // withSource returns what is known of the server if it can wait for acks.

@@ -118,6 +118,7 @@ func (s *Server) Status(ctx context.Context) (Status, error) {
 	for _, row := range sets["global"] {
 		globals[strings.ToLower(row["name"])] = row["value"]
 	}
+	info.addVariables(globals, sets["variable"])
 	if rows := sets["now"]; len(rows) == 1 {
 		for name, value := range rows[0] {
 			globals[name] = value
@@ -155,8 +156,9 @@ func (s *Server) Checks(ctx context.Context) ([]Problem, error) {
 // that a transaction which moves from one to the other meanwhile is in both.
 func (s *Server) statusQuery() string {
 	s.mu.Lock()
-	d := s.info.dialect
+	info := s.info
 	s.mu.Unlock()
+	d := info.dialect
 	arrived, queueing := "LAST_HEARTBEAT_TIMESTAMP", "''"
 	if d.hasQueueTimes() {
 		arrived = "GREATEST(LAST_HEARTBEAT_TIMESTAMP, LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP, QUEUEING_TRANSACTION_START_QUEUE_TIMESTAMP)"
@@ -173,7 +175,7 @@ SELECT 'thread' AS kind, t.PROCESSLIST_ID AS id, t.PROCESSLIST_USER AS "user", t
  LEFT JOIN performance_schema.user_variables_by_thread u ON u.THREAD_ID = t.THREAD_ID AND t.PROCESSLIST_STATE NOT IN ` + waitingStates + `
  WHERE t.PROCESSLIST_COMMAND LIKE 'Binlog Dump%' OR t.PROCESSLIST_STATE IN ` + waitingStates + ` AND ` + isClient + `;
 SELECT 'global' AS kind, VARIABLE_NAME AS name, VARIABLE_VALUE AS value FROM performance_schema.global_status WHERE VARIABLE_NAME LIKE 'Rpl_semi_sync%' OR VARIABLE_NAME = 'Uptime';
-SELECT 'global' AS kind, VARIABLE_NAME AS name, VARIABLE_VALUE AS value FROM performance_schema.global_variables WHERE VARIABLE_NAME IN (` + checkedNames + `) OR VARIABLE_NAME LIKE 'rpl_semi_sync%';
+` + info.selectVariables() + `;
 SELECT 'now' AS kind, @@global.gtid_executed AS executed`
 }
 
