@@ -274,7 +274,7 @@ func (r *binlogReader) lasts(trx transaction) (string, error) {
 		switch {
 		case !ok:
 			return "", fmt.Errorf("%w: %T at %d", ErrUnreadable, parsed, last.off)
-		case hasXID(q.StatusVars), strings.HasPrefix(string(q.Query), "XA COMMIT"):
+		case hasXID(q.StatusVars), strings.HasPrefix(string(q.Query), "XA COMMIT"), strings.HasPrefix(string(q.Query), "XA ROLLBACK"):
 			return "", nil
 		}
 		return fmt.Sprintf("ends in %.10q without an XID: it is not rolled back", q.Query), nil
