@@ -191,7 +191,8 @@ func TestHostStopped(t *testing.T) {
 		said := e.stopHost(before.Primary, 0)
 		first := e.takenOver(before.Primary, at, 20*time.Second)
 		e.grow(100)
-		t.Logf("host of %s stopped: %s took over, clients waited %v", before.Primary, first.Server, load.Gap(e.load.Acks(), at, time.Now()).Round(time.Millisecond))
+		gap, began := load.LongestGap(e.load.Acks(), at, time.Now())
+		t.Logf("host of %s stopped: %s took over, clients waited %v, from %v on", before.Primary, first.Server, gap.Round(time.Millisecond), began.Sub(at).Round(time.Millisecond))
 		if !strings.Contains(said, first.Server+" is the primary") {
 			t.Errorf("said %q", said)
 		}
