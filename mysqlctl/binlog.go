@@ -200,6 +200,9 @@ func (r *binlogReader) step(off int64) (int64, error) {
 // transaction reads the transaction that begins with the GTID event e.
 func (r *binlogReader) transaction(e event) (int64, error) {
 	parsed, err := r.parse(e)
+	if err != nil && r.zeros(e.end()-checksumSize) {
+		return 0, errTorn
+	}
 	if err != nil {
 		return 0, err
 	}

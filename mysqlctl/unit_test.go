@@ -151,7 +151,9 @@ func FuzzReadBinlog(f *testing.F) {
 	}
 	f.Add(whole)
 	f.Fuzz(func(t *testing.T, text []byte) {
-		_, _, _ = readEvents(bytes.NewReader(text), int64(len(text))) // must not panic, nor hang
+		// They must not panic, nor hang.
+		_, _, _ = readEvents(bytes.NewReader(text), int64(len(text)))
+		_, _ = findTail(t.Context(), bytes.NewReader(text), int64(len(text)), gtid.MustParse("aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa:1"))
 	})
 }
 

@@ -76,6 +76,17 @@ func check(t *rapid.T, what string, s Set, want model) {
 			}
 			for n := iv.first; n <= iv.last; n++ {
 				got[one{src.origin, n}] = true
+				if !s.Has(src.uuid, src.tag, n) {
+					t.Fatalf("%s: %q has no %s:%s:%d", what, s, src.uuid, src.tag, n)
+				}
+			}
+			for _, n := range []uint64{iv.first - 1, iv.last + 1} {
+				if s.Has(src.uuid, src.tag, n) != want[one{src.origin, n}] {
+					t.Fatalf("%s: %q: Has %s:%s:%d", what, s, src.uuid, src.tag, n)
+				}
+			}
+			if s.Has(src.uuid, src.tag+"x", iv.first) != want[one{origin{src.uuid, src.tag + "x"}, iv.first}] {
+				t.Fatalf("%s: %q: Has another tag", what, s)
 			}
 		}
 	}
