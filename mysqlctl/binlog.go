@@ -90,9 +90,14 @@ func (r *binlogReader) at(off int64, n int) ([]byte, error) {
 		return nil, errTorn
 	}
 	if off < r.windowOff || off+int64(n) > r.windowOff+int64(len(r.window)) {
-		r.window = make([]byte, max(int64(n), min(windowSize, r.size-off)))
+		want := int(max(int64(n), min(windowSize, r.size-off)))
+		if cap(r.window) < want {
+			r.window = make([]byte, want)
+		}
+		r.window = r.window[:want]
 		r.windowOff = off
 		if _, err := r.file.ReadAt(r.window, off); err != nil {
+			r.window = nil
 			return nil, err
 		}
 	}
@@ -254,15 +259,20 @@ func (r *binlogReader) verify(off, end int64) (last event, err error) {
 			return e, err
 		}
 		if r.checksums && e.size >= headerSize+checksumSize {
-			sum := crc32.NewIEEE()
-			if _, err := io.Copy(sum, io.NewSectionReader(r.file, e.off, e.size-checksumSize)); err != nil {
-				return e, err
+			var sum uint32
+			for from := e.off; from < e.end()-checksumSize; {
+				part, err := r.at(from, int(min(e.end()-checksumSize-from, windowSize)))
+				if err != nil {
+					return e, err
+				}
+				sum = crc32.Update(sum, crc32.IEEETable, part)
+				from += int64(len(part))
 			}
 			want, err := r.at(e.end()-checksumSize, checksumSize)
 			if err != nil {
 				return e, err
 			}
-			if sum.Sum32() != binary.LittleEndian.Uint32(want) {
+			if sum != binary.LittleEndian.Uint32(want) {
 				if r.zeros(e.end() - checksumSize) {
 					return e, errTorn
 				}
