@@ -9,7 +9,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-idle clean
+.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover faults bench-idle clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,13 @@ demo: build ## a cluster on this machine that loses its primary before your eyes
 
 bench-failover: deps ## how long clients wait when the primary dies
 	go run ./bench/failover
+
+bench-switchover: deps ## how long clients wait when the primary is switched over
+	go run ./bench/switchover
+
+ROUNDS ?= 10
+faults: deps ## every fault that one host can show, ROUNDS (10) times, and a death between any two steps
+	HA_FAULTS=all HA_FAULT_ROUNDS=$(ROUNDS) go test . -count=1 -v -timeout 3h -run 'TestFaults|TestDeath|TestAllDie|TestOldPrimary|TestAckersFrozen'
 
 bench-idle: deps ## what an idle cluster costs
 	go run ./bench/idle

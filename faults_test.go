@@ -1,10 +1,20 @@
 package main_test
 
 import (
+	"cmp"
+	"context"
+	"database/sql"
+	"fmt"
+	"golang.org/x/sys/unix"
+	"ha/agent/api"
+	"ha/bench/load"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -100,6 +110,428 @@ func TestDeathBetweenTwoSteps(t *testing.T) {
 		t.Logf("%s: %s died, %s took over; well again after %s, epoch %d", step, who, first, time.Since(since).Round(10*time.Millisecond), after.Epoch)
 		if after.Epoch <= before.Epoch {
 			t.Errorf("%s: epoch %d after %d", step, after.Epoch, before.Epoch)
+		}
+	}
+	e.check()
+}
+
+// root connects to a node's server as its root.
+func (e *e2e) root(node string) *sql.DB {
+	e.Helper()
+	db, err := sql.Open("mysql", "root@unix("+filepath.Join(e.NodeDir(node), "mysqld.sock")+")/app?timeout=5s")
+	if err != nil {
+		e.Fatal(err)
+	}
+	e.Cleanup(func() { db.Close() })
+	return db
+}
+
+// frozen stops a process until the test's end, or until it is thawed.
+func (e *e2e) frozen(node, kind string) (thaw func()) {
+	e.Helper()
+	e.signal(node, kind, unix.SIGSTOP)
+	thaw = sync.OnceFunc(func() {
+		for _, pid := range e.PIDs(node, kind) {
+			_ = syscall.Kill(pid, syscall.SIGCONT)
+		}
+	})
+	e.Cleanup(thaw)
+	return thaw
+}
+
+// endDumps ends the connections of a server's replicas.
+func (e *e2e) endDumps(db *sql.DB) {
+	e.Helper()
+	rows, err := db.QueryContext(e.Context(), "SELECT PROCESSLIST_ID FROM performance_schema.threads WHERE PROCESSLIST_COMMAND LIKE 'Binlog Dump%'")
+	if err != nil {
+		e.Fatal(err)
+	}
+	defer rows.Close()
+	var ids []int64
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			e.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	for _, id := range ids {
+		if _, err := db.ExecContext(e.Context(), fmt.Sprint("KILL ", id)); err != nil {
+			e.Fatal(err)
+		}
+	}
+}
+
+// A primary dies with commits that nobody acknowledged. It comes back, follows and
+// acknowledges within seconds, without a rebuild, whatever their number.
+func TestOldPrimaryComesBackWithATail(t *testing.T) {
+	e := newE2E(t, "127.0.56.0")
+	e.ha("config", "set", "availability=strict") // they wait for as long as it takes to have them all
+	for _, tail := range []int{1, 1000} {
+		st := e.healthy()
+		db := e.root(st.Primary)
+		ctx := t.Context()
+		if _, err := db.ExecContext(ctx, "SET GLOBAL max_connections = 1500"); err != nil {
+			t.Fatal(err)
+		}
+		conns := make([]*sql.Conn, tail)
+		for i := range conns {
+			c, err := db.Conn(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			conns[i] = c
+		}
+		var thaw []func()
+		for _, n := range st.Nodes {
+			if n.Role == "replica" {
+				thaw = append(thaw, e.frozen(n.Name, "mysqld"))
+			}
+		}
+		e.endDumps(db) // what is in the sockets of frozen servers arrives
+		writer := time.Now().UnixNano()
+		var sent sync.WaitGroup
+		for i, c := range conns {
+			sent.Add(1)
+			go func() {
+				sent.Done()
+				_, _ = c.ExecContext(ctx, fmt.Sprintf("INSERT INTO load_rows VALUES (%d, %d)", writer, i))
+			}()
+		}
+		sent.Wait()
+		e.eventually(30*time.Second, "all commits wait", func() (bool, string) {
+			var n int
+			err := db.QueryRowContext(ctx, "SELECT COUNT(*) FROM performance_schema.threads WHERE PROCESSLIST_STATE IN ('Waiting for semi-sync ACK from replica', 'waiting for handler commit') AND PROCESSLIST_ID IS NOT NULL").Scan(&n)
+			return err == nil && n > tail, fmt.Sprint(n, err) // the load's own writer waits, too
+		})
+		at := time.Now()
+		e.kill(st.Primary, sandbox.KillMysqld)
+		for _, f := range thaw {
+			f()
+		}
+		e.takenOver(st.Primary, at, 20*time.Second)
+		up := time.Now()
+		after := e.healthy()
+		t.Logf("%d unacknowledged transactions: %s follows again %s after the kill, %s after %s took over", tail, st.Primary,
+			time.Since(at).Round(10*time.Millisecond), time.Since(up).Round(10*time.Millisecond), after.Primary)
+		log, err := os.ReadFile(e.AgentLog(st.Primary))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(log), "unacknowledged transactions cut off") {
+			t.Errorf("nothing was cut off %s", st.Primary)
+		}
+		if strings.Contains(string(log), "rebuild") {
+			t.Errorf("%s was rebuilt", st.Primary)
+		}
+		if took := time.Since(up); took > 5*time.Second {
+			t.Errorf("%s follows again after %s", st.Primary, took)
+		}
+		var n int
+		if err := e.root(after.Primary).QueryRowContext(ctx, "SELECT COUNT(*) FROM load_rows WHERE writer = ?", writer).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		if n > 0 {
+			t.Logf("%d of the %d were received before the replicas froze", n, tail)
+		}
+	}
+	e.check()
+}
+
+// All hosts die at a phase of a failover and come back in some order, one of them
+// late: what opens has every row, or status says whom it waits for.
+func TestAllDieAtEachPhase(t *testing.T) {
+	e, file := newFaulty(t, "127.0.57.0")
+	orders := [][]int{{0, 1, 2}, {2, 0, 1}, {1, 2, 0}, {0, 2, 1}, {2, 1, 0}, {1, 0, 2}}
+	steps := []string{"committed revoke host", "done seal host", "committed promote host", "done promote host", "done barrier host", "committed settle host"}
+	if os.Getenv("HA_FAULTS") != "all" {
+		steps = steps[1:4]
+	}
+	for i, step := range steps {
+		before := e.healthy()
+		e.grow(50)
+		arm(t, file, step)
+		e.kill(before.Primary, sandbox.KillMysqld)
+		who := died(file, 15*time.Second)
+		e.killAll()
+		if who == "" {
+			t.Errorf("%s: nobody came by", step)
+		}
+		order := orders[i%len(orders)]
+		late := e.Nodes[order[2]].Name
+		e.start(e.Nodes[order[0]].Name)
+		e.start(e.Nodes[order[1]].Name)
+		told := ""
+		since := time.Now()
+		e.eventually(30*time.Second, step+": rows, or status names whom it waits for", func() (bool, string) {
+			acks := e.load.Acks()
+			if acks[len(acks)-1].At.After(since) {
+				told = "opens"
+				return true, ""
+			}
+			st := e.status()
+			told = fmt.Sprint(st.Health, " ", st.Doing, st.Issues)
+			return st.Health == api.HealthNoPrimary && time.Since(since) > 8*time.Second && strings.Contains(told, late), told
+		})
+		took := time.Since(since)
+		e.start(late)
+		e.grow(20)
+		after := e.healthy()
+		t.Logf("%s: %s died, started %v, without %s after %s: %s; epoch %d to %d", step, who, order[:2], late, took.Round(10*time.Millisecond), told, before.Epoch, after.Epoch)
+	}
+	e.check()
+}
+
+// Both ackers freeze for ten seconds under load. With the policy available writes
+// go on after a moment without acknowledgements, and status says so; with strict
+// they wait, and status says that. Nothing that was acknowledged is lost.
+func TestAckersFrozen(t *testing.T) {
+	e := newE2E(t, "127.0.58.0")
+	for _, availability := range []string{"available", "strict"} {
+		if availability == "strict" {
+			e.ha("config", "set", "availability=strict")
+		}
+		st := e.healthy()
+		var thaw []func()
+		at := time.Now()
+		for _, n := range st.Nodes {
+			if n.Role == "replica" {
+				thaw = append(thaw, e.frozen(n.Name, "mysqld"))
+			}
+		}
+		said, saidAfter := "", time.Duration(0)
+		for time.Since(at) < 10*time.Second {
+			now := e.status()
+			if said == "" && (availability == "available" && now.Acks == 0 || availability == "strict" && strings.Contains(fmt.Sprint(now.Doing, now.Issues), "strict")) {
+				said, saidAfter = fmt.Sprint(now.Health, " ", now.Doing, " ", now.Issues), time.Since(at)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		during := 0
+		for _, a := range e.load.Acks() {
+			if a.At.After(at.Add(100*time.Millisecond)) && a.At.Before(at.Add(10*time.Second)) {
+				during++
+			}
+		}
+		gap := load.Gap(e.load.Acks(), at, time.Now())
+		for _, f := range thaw {
+			f()
+		}
+		e.grow(100)
+		after := e.healthy()
+		t.Logf("%s: %d rows acknowledged meanwhile, longest gap %s, status after %s: %s", availability, during, gap.Round(time.Millisecond), saidAfter.Round(10*time.Millisecond), said)
+		switch {
+		case said == "" || saidAfter > 3*time.Second:
+			t.Errorf("%s: status said nothing of it within 3 s", availability)
+		case availability == "strict" && during > 0:
+			t.Errorf("strict: %d rows acknowledged that no acker had", during)
+		case availability == "available" && (during < 100 || gap > 3*time.Second):
+			t.Errorf("available: %d rows, gap %s", during, gap)
+		}
+		if after.Epoch != st.Epoch || after.Acks != 1 {
+			t.Errorf("%s: epoch %d to %d, acks %d", availability, st.Epoch, after.Epoch, after.Acks)
+		}
+	}
+	e.check()
+}
+
+// ha runs the command line against the sandbox.
+func (e *e2e) ha(args ...string) string {
+	e.Helper()
+	ctx, cancel := context.WithTimeout(e.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, e.Binary, append(args, "--addr", e.Nodes[0].Agent, "--config", e.ClientConfig())...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		e.Fatalf("ha %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// fault is something that goes wrong under load, and what has to hold after it.
+type fault struct {
+	name string
+	// strike does it and puts it right again; it may look at what happens meanwhile.
+	strike func(e *e2e, st api.Status)
+	moves  bool // another primary takes over
+}
+
+func replicaOf(st api.Status) string {
+	for _, n := range st.Nodes {
+		if n.Role == "replica" && n.Name != st.Coordinator {
+			return n.Name
+		}
+	}
+	return ""
+}
+
+var faults = []fault{
+	{"mysqld of the primary frozen and thawed later", func(e *e2e, st api.Status) {
+		at := time.Now()
+		thaw := e.frozen(st.Primary, "mysqld")
+		e.takenOver(st.Primary, at, 20*time.Second)
+		thaw()
+	}, true},
+	{"agent of the primary frozen for 3 s", func(e *e2e, st api.Status) {
+		thaw := e.frozen(st.Primary, "agent")
+		e.wait(3 * time.Second)
+		thaw()
+	}, false},
+	{"agent of the primary frozen until another took over", func(e *e2e, st api.Status) {
+		at := time.Now()
+		thaw := e.frozen(st.Primary, "agent")
+		first := e.takenOver(st.Primary, at, 30*time.Second)
+		if took := first.At.Sub(at); took < 4*time.Second {
+			e.Errorf("it took over after %s, before the lease was over", took)
+		}
+		thaw()
+	}, true},
+	{"host of the primary frozen and thawed later", func(e *e2e, st api.Status) {
+		at := time.Now()
+		one, two := e.frozen(st.Primary, "mysqld"), e.frozen(st.Primary, "agent")
+		e.takenOver(st.Primary, at, 30*time.Second)
+		one()
+		two()
+	}, true},
+	{"mysqld of the primary killed and started by a stranger", func(e *e2e, st api.Status) {
+		pids := e.PIDs(st.Primary, "mysqld")
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pids[0]))
+		if err != nil {
+			e.Fatal(err)
+		}
+		args := strings.Split(strings.TrimRight(string(text), "\x00"), "\x00")
+		at := time.Now()
+		e.kill(st.Primary, sandbox.KillMysqld)
+		stranger := exec.Command(args[0], args[1:]...)
+		if err := stranger.Start(); err != nil {
+			e.Fatal(err)
+		}
+		go func() { _ = stranger.Wait() }()
+		e.takenOver(st.Primary, at, 20*time.Second)
+	}, true},
+	{"an acker's mysqld frozen for 6 s", func(e *e2e, st api.Status) {
+		thaw := e.frozen(replicaOf(st), "mysqld")
+		e.grow(100)
+		e.wait(6 * time.Second)
+		thaw()
+	}, false},
+	{"errant transaction on a replica", func(e *e2e, st api.Status) {
+		r := e.root(replicaOf(st))
+		ctx := e.Context()
+		c, err := r.Conn(ctx)
+		if err != nil {
+			e.Fatal(err)
+		}
+		defer c.Close()
+		for _, stmt := range []string{"SET GLOBAL super_read_only=0", fmt.Sprintf("INSERT INTO load_rows VALUES (%d, 7)", -time.Now().UnixNano())} {
+			if _, err := c.ExecContext(ctx, stmt); err != nil {
+				e.Fatalf("%s: %v", stmt, err)
+			}
+		}
+		_, _ = c.ExecContext(ctx, "SET GLOBAL super_read_only=1")
+		e.eventually(60*time.Second, "it is seen", func() (bool, string) {
+			text := fmt.Sprint(e.status().Issues, e.status().Doing)
+			return strings.Contains(text, "HA-ERRANT") || strings.Contains(text, "HA-DIVERGED") || strings.Contains(text, "rebuil"), text
+		})
+	}, false},
+	{"replication account dropped", func(e *e2e, st api.Status) {
+		db := e.root(st.Primary)
+		var id string
+		for _, n := range st.Nodes {
+			if n.Name == replicaOf(st) {
+				id = n.ID
+			}
+		}
+		if _, err := db.ExecContext(e.Context(), "DROP USER 'ha_r_"+id+"'@'%'"); err != nil {
+			e.Fatal(err)
+		}
+		e.endDumps(db)
+		e.grow(50)
+	}, false},
+	{"replication password changed", func(e *e2e, st api.Status) {
+		db := e.root(st.Primary)
+		var id string
+		for _, n := range st.Nodes {
+			if n.Name == replicaOf(st) {
+				id = n.ID
+			}
+		}
+		if _, err := db.ExecContext(e.Context(), "ALTER USER 'ha_r_"+id+"'@'%' IDENTIFIED BY 'another'"); err != nil {
+			e.Fatal(err)
+		}
+		e.endDumps(db)
+		e.grow(50)
+	}, false},
+	{"a replica's threads stopped by hand", func(e *e2e, st api.Status) {
+		if _, err := e.root(replicaOf(st)).ExecContext(e.Context(), "STOP REPLICA"); err != nil {
+			e.Fatal(err)
+		}
+		e.grow(100)
+	}, false},
+	{"semi-sync switched off by hand", func(e *e2e, st api.Status) {
+		if _, err := e.root(st.Primary).ExecContext(e.Context(), "SET GLOBAL rpl_semi_sync_source_enabled=OFF"); err != nil {
+			e.Fatal(err)
+		}
+		e.grow(100)
+		e.eventually(20*time.Second, "it is on again", func() (bool, string) {
+			var on bool
+			err := e.root(st.Primary).QueryRowContext(e.Context(), "SELECT @@global.rpl_semi_sync_source_enabled").Scan(&on)
+			return err == nil && on, fmt.Sprint(on, err)
+		})
+	}, false},
+}
+
+func (e *e2e) wait(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-e.Context().Done():
+	}
+}
+
+// settings checks that semi-sync and read-only are everywhere as they must be.
+func (e *e2e) settings(st api.Status) {
+	e.Helper()
+	for _, n := range st.Nodes {
+		if n.Mysqld != "running" {
+			continue
+		}
+		var ro, source, replica, noReplica bool
+		var k int
+		err := e.root(n.Name).QueryRowContext(e.Context(), "SELECT @@global.super_read_only, @@global.rpl_semi_sync_source_enabled, @@global.rpl_semi_sync_replica_enabled, "+
+			"@@global.rpl_semi_sync_source_wait_no_replica, @@global.rpl_semi_sync_source_wait_for_replica_count").Scan(&ro, &source, &replica, &noReplica, &k)
+		primary := n.Name == st.Primary
+		if err != nil || ro == primary || source != primary || replica == primary || primary && (!noReplica || k != 1) {
+			e.Errorf("settings of %s (primary: %v): super_read_only %v, source %v, replica %v, wait_no_replica %v, count %d, %v", n.Name, primary, ro, source, replica, noReplica, k, err)
+		}
+	}
+}
+
+// TestFaults strikes with each fault in turn, under load. HA_FAULT_ROUNDS is how
+// often (1), HA_FAULT_ONLY the only one.
+func TestFaults(t *testing.T) {
+	e := newE2E(t, "127.0.59.0")
+	rounds, err := strconv.Atoi(cmp.Or(os.Getenv("HA_FAULT_ROUNDS"), "1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range rounds {
+		for _, f := range faults {
+			if only := os.Getenv("HA_FAULT_ONLY"); only != "" && !strings.Contains(f.name, only) {
+				continue
+			}
+			before := e.healthy()
+			at := time.Now()
+			f.strike(e, before)
+			e.grow(50)
+			struck := time.Now()
+			after := e.healthy()
+			t.Logf("round %d, %s: %s then %s, epoch %d to %d, longest gap %s, well %s later", round+1, f.name, before.Primary, after.Primary, before.Epoch, after.Epoch,
+				load.Gap(e.load.Acks(), at, time.Now()).Round(time.Millisecond), time.Since(struck).Round(10*time.Millisecond))
+			if moved := after.Primary != before.Primary; moved != f.moves {
+				t.Errorf("%s: the primary was %s and is %s", f.name, before.Primary, after.Primary)
+			}
+			e.settings(after)
 		}
 	}
 	e.check()

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -117,7 +115,8 @@ func measure(ctx context.Context, binary, base string, rounds int, pace time.Dur
 		}
 		gaps, firsts = append(gaps, f.gap), append(firsts, f.first)
 		if f.gap > wantMax {
-			explain(st, f)
+			at := f.first.At.Add(-f.took)
+			st.Explain(at, at.Add(-time.Second), f.first.At.Add(2*time.Second))
 		}
 		began := time.Now()
 		if err := recovered(ctx, st, l); err != nil {
@@ -128,23 +127,6 @@ func measure(ctx context.Context, binary, base string, rounds int, pace time.Dur
 	}
 	v, err = load.Check(ctx, st.Servers, l.Stop(), firsts, 30*time.Second)
 	return gaps, v, err
-}
-
-// explain prints what the agents logged around a failover that took too long.
-func explain(st *stage.Stage, f takeover) {
-	from, to := f.first.At.Add(-f.took-time.Second), f.first.At.Add(2*time.Second)
-	var lines []string
-	for _, n := range st.Nodes {
-		text, _ := os.ReadFile(st.AgentLog(n.Name))
-		for line := range strings.Lines(string(text)) {
-			stamp, rest, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
-			if at, err := time.Parse(time.RFC3339, stamp); err == nil && at.After(from) && at.Before(to) {
-				lines = append(lines, fmt.Sprintf("    %6d ms %s %s", at.Sub(f.first.At.Add(-f.took)).Milliseconds(), n.Name, rest))
-			}
-		}
-	}
-	slices.Sort(lines)
-	fmt.Print(strings.Join(lines, ""))
 }
 
 // takeover is one failover as the writers saw it.

@@ -45,6 +45,8 @@ type Load struct {
 
 	mu   sync.Mutex
 	acks []Ack
+
+	warm func(ctx context.Context) error
 }
 
 // CreateTable makes an empty table for the rows on the server that takes it.
@@ -83,6 +85,83 @@ func Start(ctx context.Context, servers []Server, pace time.Duration) (*Load, er
 		})
 	}
 	return l, nil
+}
+
+// Roam begins to write with that many writers, each to the server that took its
+// last row, and to the next one when that refuses.
+func Roam(ctx context.Context, servers []Server, writers int, pace time.Duration) (*Load, error) {
+	ctx, stop := context.WithCancel(ctx)
+	l := &Load{stop: stop}
+	dbs := make([]*sql.DB, len(servers))
+	for i, s := range servers {
+		var err error
+		if dbs[i], err = sql.Open("mysql", s.DSN); err != nil {
+			stop()
+			return nil, err
+		}
+		dbs[i].SetMaxOpenConns(writers)
+		dbs[i].SetMaxIdleConns(writers)
+	}
+	l.warm = func(ctx context.Context) error { return warm(ctx, dbs, writers) }
+	for i := range writers {
+		l.done.Go(func() { l.roam(ctx, servers, dbs, time.Now().UnixMicro()*100+int64(i), pace) })
+	}
+	go func() {
+		l.done.Wait()
+		for _, db := range dbs {
+			db.Close()
+		}
+	}()
+	return l, nil
+}
+
+// Warm gives the writers of [Roam] a connection each to every server, as a pool of
+// an application has: servers end those of their clients when they are deposed.
+func (l *Load) Warm(ctx context.Context) error { return l.warm(ctx) }
+
+func warm(ctx context.Context, dbs []*sql.DB, writers int) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for _, db := range dbs {
+		var held []*sql.Conn
+		var err error
+		// The writers have the rest of the server that takes their rows.
+		for db.Stats().OpenConnections < writers && err == nil {
+			var c *sql.Conn
+			if c, err = db.Conn(ctx); err == nil {
+				held = append(held, c)
+				err = c.PingContext(ctx)
+			}
+		}
+		for _, c := range held {
+			c.Close()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// roam is one such writer: an application with a list of addresses.
+func (l *Load) roam(ctx context.Context, servers []Server, dbs []*sql.DB, writer int64, pace time.Duration) {
+	at := 0
+	for row := (Row{Writer: writer}); ctx.Err() == nil; {
+		row.Seq++
+		cctx, cancel := context.WithTimeout(ctx, commitBound)
+		_, err := dbs[at].ExecContext(cctx, fmt.Sprintf("INSERT INTO load_rows VALUES (%d, %d)", row.Writer, row.Seq))
+		cancel()
+		wait := pace
+		if err == nil {
+			l.acked(Ack{row, servers[at].Name, time.Now()})
+		} else {
+			at, wait = (at+1)%len(servers), refusedWait
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
 }
 
 func (l *Load) write(ctx context.Context, db *sql.DB, server string, writer int64, pace time.Duration) {
@@ -172,6 +251,19 @@ func (l *Load) AwaitOther(ctx context.Context, not string, since time.Time) (Ack
 func Gap(acks []Ack, from, to time.Time) time.Duration {
 	longest, _ := LongestGap(acks, from, to)
 	return longest
+}
+
+// WorstWriter is the longest time that one writer went without an acknowledgement
+// between from and to.
+func WorstWriter(acks []Ack, from, to time.Time) (worst time.Duration) {
+	by := map[int64][]Ack{}
+	for _, a := range acks {
+		by[a.Row.Writer] = append(by[a.Row.Writer], a)
+	}
+	for _, own := range by {
+		worst = max(worst, Gap(own, from, to))
+	}
+	return worst
 }
 
 // LongestGap is [Gap], and when it began.

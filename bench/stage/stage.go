@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"ha/agent/sandbox"
@@ -95,4 +96,20 @@ func Percentile(d []time.Duration, p int) time.Duration {
 	}
 	s := slices.Sorted(slices.Values(d))
 	return s[min(len(s)-1, (len(s)*p+99)/100-1)]
+}
+
+// Explain prints what the agents logged between from and to, with times since at.
+func (st *Stage) Explain(at, from, to time.Time) {
+	var lines []string
+	for _, n := range st.Nodes {
+		text, _ := os.ReadFile(st.AgentLog(n.Name))
+		for line := range strings.Lines(string(text)) {
+			stamp, rest, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+			if t, err := time.Parse(time.RFC3339, stamp); err == nil && t.After(from) && t.Before(to) {
+				lines = append(lines, fmt.Sprintf("    %6d ms %s %s", t.Sub(at).Milliseconds(), n.Name, rest))
+			}
+		}
+	}
+	slices.Sort(lines)
+	fmt.Print(strings.Join(lines, ""))
 }
