@@ -81,6 +81,9 @@ func TestCloneCanBeEnded(t *testing.T) {
 	}
 	r.Exec("SET GLOBAL clone_max_data_bandwidth = 0")
 	must(t, os.RemoveAll(target))
+	mysqltest.Eventually(t, enough, "the donor has seen it too", func() bool {
+		return donor.Value("SELECT COUNT(*) FROM performance_schema.threads WHERE PROCESSLIST_COMMAND = 'clone'") == "0"
+	})
 	must(t, r.Clone(long, donor.Source(), target, nil))
 }
 

@@ -54,6 +54,7 @@ func (c *session) alive(ctx context.Context) bool {
 type pool struct {
 	proc  *process // the mysqld that the ids are good for
 	db    *sql.DB
+	bare  *sql.DB // without a schema
 	slots chan struct{}
 
 	mu     sync.Mutex
@@ -84,14 +85,38 @@ func newPool(proc *process, socket string, acc Account) (*pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := sql.OpenDB(conn)
+	without := cfg.Clone()
+	without.DBName = ""
+	bareConn, err := mysql.NewConnector(without)
+	if err != nil {
+		return nil, err
+	}
+	db, bare := sql.OpenDB(conn), sql.OpenDB(bareConn)
 	db.SetMaxIdleConns(-1) // the pool below keeps them
-	return &pool{proc: proc, db: db, slots: make(chan struct{}, maxSessions), ids: make(map[uint64]bool)}, nil
+	bare.SetMaxIdleConns(-1)
+	return &pool{proc: proc, db: db, bare: bare, slots: make(chan struct{}, maxSessions), ids: make(map[uint64]bool)}, nil
 }
 
 // open makes a new session, whatever the number of those that exist.
-func (p *pool) open(ctx context.Context) (*session, error) {
-	conn, err := p.db.Conn(ctx)
+func (p *pool) open(ctx context.Context) (*session, error) { return p.openOn(ctx, p.db) }
+
+// getBare makes a new session without a schema, for one use. What is logged as a
+// statement is logged with the schema of its session, and binlog-ignore-db goes by it.
+func (p *pool) getBare(ctx context.Context) (*session, error) {
+	select {
+	case p.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	c, err := p.openOn(ctx, p.bare)
+	if err != nil {
+		<-p.slots
+	}
+	return c, err
+}
+
+func (p *pool) openOn(ctx context.Context, db *sql.DB) (*session, error) {
+	conn, err := db.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -192,6 +217,7 @@ func (p *pool) close() {
 	}
 	// database/sql would wait here for statements that run: let them be.
 	go p.db.Close()
+	go p.bare.Close()
 }
 
 // connected returns the pool of the running server.

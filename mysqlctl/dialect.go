@@ -129,6 +129,15 @@ func (d dialect) hasQueueTimes() bool { return d.atLeast(8, 0, 1) }
 // hasDynamicPrivileges: BACKUP_ADMIN and the like; before, SUPER was all there was.
 func (d dialect) hasDynamicPrivileges() bool { return d.atLeast(8, 0, 17) }
 
+// definerPrivileges are those to keep another account as a definer, also one that does
+// not exist.
+func (d dialect) definerPrivileges() string {
+	if d.atLeast(8, 2, 0) {
+		return "SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER"
+	}
+	return "SET_USER_ID"
+}
+
 // flag names a start option that was renamed with the variables.
 func (d dialect) flag(modern, old string) string {
 	if d.atLeast(8, 0, 26) {

@@ -76,12 +76,12 @@ func (s *Server) commit(ctx context.Context, query string, args ...any) error {
 	if err != nil {
 		return err
 	}
-	c, err := p.get(ctx)
+	c, err := p.getBare(ctx)
 	if err != nil {
 		return err
 	}
 	_, err = c.conn.ExecContext(ctx, query, args...)
-	p.put(c, err == nil)
+	p.put(c, false)
 	return orDeadline(ctx, err)
 }
 
