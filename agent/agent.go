@@ -44,6 +44,7 @@ type Agent struct {
 	log     *slog.Logger
 	version string
 	id      raftfsm.NodeID
+	outside outside
 
 	wire   *wire.Server
 	client *http.Client
@@ -72,7 +73,7 @@ func New(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 	if err := cfg.ReadSecret(); err != nil {
 		return nil, err
 	}
-	return &Agent{cfg: cfg, log: log, version: version, fsm: newFSM(), fatal: make(chan error, 1)}, nil
+	return &Agent{cfg: cfg, log: log, version: version, outside: host(log), fsm: newFSM(), fatal: make(chan error, 1)}, nil
 }
 
 // stopBound is how long each part may take to stop.
@@ -108,6 +109,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return api.Failed("certificate: %w", err)
 	}
+	identity.Network = a.outside.network
 	a.client = wire.HTTPClient(identity)
 	a.wire, err = wire.Listen(ctx, a.cfg.Listen, identity, a.log)
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -333,9 +335,7 @@ func (a *Agent) changeVoters(ctx context.Context, ch raftfsm.VoterChange, s raft
 func (a *Agent) serveLocal() (stop func()) {
 	path := localSocket(a.cfg.RuntimeDir, string(a.id))
 	_ = os.Remove(path) // of an earlier run; the port is ours, so that one is gone
-	old := syscall.Umask(0o177)
-	l, err := net.Listen("unix", path)
-	syscall.Umask(old)
+	l, err := a.outside.local(path)
 	if err != nil {
 		a.log.Warn("no local socket", "path", path, "err", err)
 		return func() {}

@@ -20,10 +20,10 @@ const agentAccount = "ha_agent"
 // newNode makes the node side. For a witness it has no mysqld.
 func (a *Agent) newNode(s raftfsm.State) (nodeSide, error) {
 	c := node.Config{ID: a.id, Version: a.version, DataDir: a.cfg.DataDir, RuntimeDir: a.cfg.RuntimeDir,
-		StartTimeout: a.cfg.MySQL.StartTimeout, Cluster: a.cluster, LastIndex: a.raft.LastIndex, Problems: a.raftProblems, Send: a.sendReport, Step: a.Step, Log: a.log}
+		StartTimeout: a.cfg.MySQL.StartTimeout, Cluster: a.cluster, LastIndex: a.raft.LastIndex, Problems: a.raftProblems, Send: a.sendReport, Step: a.Step, Clock: a.outside.clock, Log: a.log}
 	if !a.cfg.Witness {
-		c.Mysqld, c.MysqlDir = mysqlctl.New(a.mysqldConfig(s.AgentPassword), a.log), a.cfg.MySQL.DataDir
-		c.Scratch = func(dir string) node.Mysqld { return mysqlctl.New(a.scratchConfig(dir, s.AgentPassword), a.log) }
+		c.Mysqld, c.MysqlDir = a.outside.mysqld(a.mysqldConfig(s.AgentPassword)), a.cfg.MySQL.DataDir
+		c.Scratch = func(dir string) node.Mysqld { return a.outside.mysqld(a.scratchConfig(dir, s.AgentPassword)) }
 	}
 	n, err := node.New(c)
 	if err != nil {

@@ -15,15 +15,11 @@ import (
 // ErrWrongSecret says that the two ends of a connection have different cluster secrets.
 var ErrWrongSecret = errors.New("the other side has another cluster secret")
 
-// Dead peers are noticed by TCP within about 10 s, by HTTP/2 within about 2 s.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 4 * time.Second, Interval: 2 * time.Second, Count: 3}
-
 // Dial connects to an agent at addr (host:port) and agrees on proto ([ProtoRaft], [ProtoGossip]) before
 // it returns. The context bounds both, not the life of the connection. If the other end has another
 // secret the error is [ErrWrongSecret].
 func Dial(ctx context.Context, addr, proto string, id *Identity) (net.Conn, error) {
-	d := net.Dialer{KeepAliveConfig: keepAlive}
-	raw, err := d.DialContext(ctx, "tcp", addr)
+	raw, err := id.network().Dial(ctx, addr)
 	if err != nil {
 		return nil, err // names the address already
 	}
@@ -48,7 +44,7 @@ func Dial(ctx context.Context, addr, proto string, id *Identity) (net.Conn, erro
 func HTTPClient(id *Identity) *http.Client {
 	var p http.Protocols
 	p.SetHTTP2(true)
-	t := transport(p, id.ClientTLS("h2"))
+	t := transport(p, id, "h2")
 	t.HTTP2 = &http.HTTP2Config{
 		SendPingTimeout:  time.Second,
 		PingTimeout:      time.Second,
@@ -62,15 +58,21 @@ func HTTPClient(id *Identity) *http.Client {
 func StreamClient(id *Identity) *http.Client {
 	var p http.Protocols
 	p.SetHTTP1(true)
-	return &http.Client{Transport: transport(p, id.ClientTLS("http/1.1"))}
+	return &http.Client{Transport: transport(p, id, "http/1.1")}
 }
 
-func transport(p http.Protocols, cfg *tls.Config) *http.Transport {
-	d := net.Dialer{Timeout: 3 * time.Second, KeepAliveConfig: keepAlive}
+// dialTimeout bounds an HTTP client's connecting; what was begun may serve a later request.
+const dialTimeout = 3 * time.Second
+
+func transport(p http.Protocols, id *Identity, proto string) *http.Transport {
 	return &http.Transport{
-		Protocols:           &p,
-		TLSClientConfig:     cfg,
-		DialContext:         d.DialContext,
+		Protocols:       &p,
+		TLSClientConfig: id.ClientTLS(proto),
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+			defer cancel()
+			return id.network().Dial(ctx, addr)
+		},
 		TLSHandshakeTimeout: 3 * time.Second,
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     90 * time.Second,

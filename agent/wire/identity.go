@@ -25,6 +25,9 @@ var (
 // Identity is a process's own certificate, issued to itself at start by the cluster CA that the secret
 // gives. Its key exists in memory only.
 type Identity struct {
+	// Network carries what this identity sends and receives; nil: the host's own.
+	Network Network
+
 	leaf tls.Certificate
 	pool *x509.CertPool
 	name string
@@ -84,6 +87,13 @@ func caCertificate(k Keys) (*x509.Certificate, error) {
 		return nil, err
 	}
 	return x509.ParseCertificate(der)
+}
+
+func (i *Identity) network() Network {
+	if i.Network == nil {
+		return hostNetwork{}
+	}
+	return i.Network
 }
 
 // Name returns the name that the identity was issued for.

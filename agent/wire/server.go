@@ -24,7 +24,6 @@ const (
 const (
 	handshakeTimeout  = 3 * time.Second
 	readHeaderTimeout = 5 * time.Second
-	portTries         = 20 // for a port of the kernel's choice that is free for TCP but not for UDP
 )
 
 // Server is an agent's port, TCP and UDP. It does the TLS handshakes itself, hands connections that
@@ -50,7 +49,7 @@ type Server struct {
 // minute for each remote host. A port that is taken gives an error that names addr and is
 // syscall.EADDRINUSE.
 func Listen(ctx context.Context, addr string, id *Identity, log *slog.Logger) (*Server, error) {
-	tcp, udp, err := bind(ctx, addr)
+	tcp, udp, err := id.network().Listen(ctx, addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, err)
 	}
@@ -58,25 +57,6 @@ func Listen(ctx context.Context, addr string, id *Identity, log *slog.Logger) (*
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.wg.Go(s.accept)
 	return s, nil
-}
-
-func bind(ctx context.Context, addr string) (net.Listener, net.PacketConn, error) {
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
-	for try := 1; ; try++ {
-		tcp, err := lc.Listen(ctx, "tcp", addr)
-		if err != nil {
-			return nil, nil, err
-		}
-		udp, err := lc.ListenPacket(ctx, "udp", tcp.Addr().String())
-		if err == nil {
-			return tcp, udp, nil
-		}
-		tcp.Close()
-		_, port, _ := net.SplitHostPort(addr)
-		if port != "0" || try == portTries || !errors.Is(err, syscall.EADDRINUSE) {
-			return nil, nil, err
-		}
-	}
 }
 
 // Addr returns the bound TCP address; its port is the real one where 0 was asked for.
