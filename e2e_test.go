@@ -29,6 +29,7 @@ type e2e struct {
 	*stage.Stage
 	load   *load.Load
 	firsts []load.Ack
+	client string // path of ha, where the agents' binary is another
 }
 
 func newE2E(t *testing.T, base string) *e2e {

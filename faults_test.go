@@ -37,19 +37,21 @@ func newFaulty(t *testing.T, base string) (*e2e, string) {
 	if testing.Short() || os.Getenv("HA_MYSQLD") == "" {
 		t.Skip("needs a mysqld: set HA_MYSQLD (make test does), and no -short")
 	}
-	binary := filepath.Join(t.TempDir(), "faulty")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./agent/sandbox/faulty")
+	dir := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", ".", "./agent/sandbox/faulty")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	file := filepath.Join(t.TempDir(), "fault")
 	t.Setenv("HA_FAULT_FILE", file)
-	st, err := stage.Up(t.Context(), binary, base)
+	st, err := stage.Up(t.Context(), filepath.Join(dir, "faulty"), base)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return loaded(t, st), file
+	e := loaded(t, st)
+	e.client = filepath.Join(dir, "ha")
+	return e, file
 }
 
 // arm names the next step to die at.
@@ -66,9 +68,11 @@ func arm(t *testing.T, file, step string) {
 
 // died waits until somebody died there, and gives the node's name; empty: nobody
 // came by.
-func died(file string, bound time.Duration) string {
+func (e *e2e) died(file string, bound time.Duration) string {
+	e.Helper()
 	for end := time.Now().Add(bound); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if name, err := os.ReadFile(file + ".taken"); err == nil && !strings.Contains(string(name), " ") && len(name) > 0 {
+			e.eventually(10*time.Second, "the end of its agent", func() (bool, string) { return len(e.PIDs(string(name), "agent")) == 0, string(name) })
 			return string(name)
 		}
 	}
@@ -90,7 +94,7 @@ func TestDeathBetweenTwoSteps(t *testing.T) {
 		at := time.Now()
 		arm(t, file, step)
 		e.kill(before.Primary, sandbox.KillMysqld)
-		who := died(file, 15*time.Second)
+		who := e.died(file, 15*time.Second)
 		if who == "" {
 			t.Errorf("%s: nobody came by", step)
 		}
@@ -253,7 +257,7 @@ func TestAllDieAtEachPhase(t *testing.T) {
 		e.grow(50)
 		arm(t, file, step)
 		e.kill(before.Primary, sandbox.KillMysqld)
-		who := died(file, 15*time.Second)
+		who := e.died(file, 15*time.Second)
 		e.killAll()
 		if who == "" {
 			t.Errorf("%s: nobody came by", step)
@@ -341,7 +345,7 @@ func (e *e2e) ha(args ...string) string {
 	e.Helper()
 	ctx, cancel := context.WithTimeout(e.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, e.Binary, append(args, "--addr", e.Nodes[0].Agent, "--config", e.ClientConfig())...)
+	cmd := exec.CommandContext(ctx, cmp.Or(e.client, e.Binary), append(args, "--addr", e.Nodes[0].Agent, "--config", e.ClientConfig())...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		e.Fatalf("ha %v: %v\n%s", args, err, out)

@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ func (e *e2e) try(args ...string) (int, string) {
 	e.Helper()
 	ctx, cancel := context.WithTimeout(e.Context(), time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, e.Binary, append(args, "--addr", e.Nodes[0].Agent, "--config", e.ClientConfig())...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, cmp.Or(e.client, e.Binary), append(args, "--addr", e.Nodes[0].Agent, "--config", e.ClientConfig())...).CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		e.Fatalf("ha %v: %v\n%s", args, err, out)
@@ -128,7 +129,7 @@ func TestDeathInASwitchover(t *testing.T) {
 			code, said := e.try("switchover", "--timeout", "15s")
 			done <- fmt.Sprintf("exit %d: %s", code, said)
 		}()
-		who := died(file, 20*time.Second)
+		who := e.died(file, 20*time.Second)
 		if who == "" {
 			t.Errorf("%s: nobody came by", step)
 		} else {

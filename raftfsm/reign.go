@@ -29,7 +29,7 @@ func (d *decider) reign() {
 		return
 	}
 	if !d.fresh(p) || p.Report.Mysqld != MysqldRunning || p.Report.Token.Epoch != d.s.Epoch {
-		if d.s.Request != nil {
+		if d.s.Request != nil && p.Age > d.s.Policy.DeadAfter { // a new coordinator has heard of nobody yet
 			d.commit(Command{Kind: CmdRequest, Why: "nothing is heard of " + d.name(d.s.Primary)})
 		}
 		if d.out.Why == "" {
