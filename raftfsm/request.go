@@ -319,7 +319,8 @@ func (d *decider) isChained(id NodeID) bool {
 // giveUp says why a switchover is given up before anything was closed.
 func (d *decider) giveUp(p *NodeView) string {
 	r := d.s.Request
-	if no := d.unfit(r.Target); no.Code != "" && no.Code != CodeBehind {
+	unheard := d.v.Leading <= d.s.Policy.DeadAfter // a new coordinator does not know yet
+	if no := d.unfit(r.Target); no.Code != "" && no.Code != CodeBehind && !(no.Code == CodeSilent && unheard) {
 		return no.Text
 	}
 	stay := 0

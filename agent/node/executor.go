@@ -225,7 +225,7 @@ func (n *Node) keepTidy(ctx context.Context) error {
 
 const tidyAfter = 500 * time.Millisecond
 
-// resetOld removes the channel, and the flag to acknowledge, if this node still reigns. A new order ends it.
+// resetOld removes the channel, and the flag to acknowledge, and notes the events that are off, if this node still reigns. A new order ends it.
 func (n *Node) resetOld(ctx context.Context) error {
 	select {
 	case n.exec.turn <- struct{}{}:
@@ -252,6 +252,9 @@ func (n *Node) resetOld(ctx context.Context) error {
 	}
 	if err == nil && !st.SuperReadOnly && st.ReplicaAckWanted {
 		err = n.md.SetReplicaAck(limited, false)
+	}
+	if err == nil && !st.SuperReadOnly {
+		err = n.md.NoteEvents(limited) // for the server that is primary next
 	}
 	if errors.Is(err, mysqlctl.ErrAbandoned) {
 		err = errors.Join(err, n.kill(context.WithoutCancel(ctx)))

@@ -37,6 +37,7 @@ type fakeMysqld struct {
 	k        int // 0: semi-sync off
 	waiting  int // commits that wait: a Fence does not return
 	waitFor  time.Duration
+	events   int   // scheduled ones that are off
 	yes, no  int64 // commits acknowledged, and let go without
 	frozen   bool
 	dumping  bool
@@ -337,6 +338,19 @@ func (f *fakeMysqld) WaitExecuted(ctx context.Context, set gtid.Set) (gtid.Set, 
 
 func (f *fakeMysqld) FlushBinlog(ctx context.Context) error {
 	return f.changes(ctx, "flush", func() error { return nil })
+}
+
+func (f *fakeMysqld) DisabledEvents(ctx context.Context) (int, error) {
+	err := f.reads(ctx, "events")
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.events, err
+}
+
+func (f *fakeMysqld) NoteEvents(ctx context.Context) error { return f.reads(ctx, "noteEvents") }
+
+func (f *fakeMysqld) EnableEvents(ctx context.Context) error {
+	return f.changes(ctx, "enableEvents", func() error { f.events = 0; return nil })
 }
 
 func (f *fakeMysqld) ClusterID(ctx context.Context) (string, error) {

@@ -30,6 +30,9 @@ type Mysqld interface {
 	ReplicationAccounts(ctx context.Context) ([]string, error)
 	ProbeDisk(ctx context.Context) error
 	Blockers(ctx context.Context) ([]mysqlctl.Blocker, error)
+	DisabledEvents(ctx context.Context) (int, error)
+	EnableEvents(ctx context.Context) error
+	NoteEvents(ctx context.Context) error
 
 	KillOwnSessions(ctx context.Context) error
 	KillClients(ctx context.Context) error

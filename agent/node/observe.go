@@ -22,6 +22,7 @@ type observer struct {
 	dumping  bool          // mysqld dumps its core
 	accounts []string
 	cluster  string
+	asleep   int           // scheduled events that are off
 	acked    int64         // commits acknowledged so far
 	ackedAt  time.Duration // when that last moved, or nothing waited
 	noTx     int64         // commits let go when the source was last told to wait; -1: to be read
@@ -157,8 +158,10 @@ func (n *Node) lookSlowly(ctx context.Context, run uint64, st mysqlctl.Status) {
 	defer cancel()
 	cluster, clusterErr := n.md.ClusterID(ctx)
 	var accounts []string
-	var accountsErr error
+	var accountsErr, asleepErr error
+	asleep := 0
 	if !st.SuperReadOnly {
+		asleep, asleepErr = n.md.DisabledEvents(ctx)
 		if accounts, accountsErr = n.md.ReplicationAccounts(ctx); accountsErr == nil && accounts == nil {
 			accounts = []string{}
 		}
@@ -173,6 +176,9 @@ func (n *Node) lookSlowly(ctx context.Context, run uint64, st mysqlctl.Status) {
 	}
 	if accountsErr == nil {
 		n.obs.accounts = accounts
+	}
+	if asleepErr == nil {
+		n.obs.asleep = asleep
 	}
 }
 
@@ -332,7 +338,7 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 	}
 	r.ClusterOnDisk = o.cluster
 	if !r.SuperReadOnly && o.seen {
-		r.Accounts = o.accounts
+		r.Accounts, r.SleepingEvents = o.accounts, o.asleep
 	}
 	if o.disk != nil {
 		problem := *o.disk

@@ -54,3 +54,25 @@ func TestUnackedCommitsAreTold(t *testing.T) {
 		}
 	})
 }
+
+// Events that sleep are told on a primary only, and woken by order.
+func TestSleepingEvents(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.up()
+		b.md.set(func(f *fakeMysqld) { f.events = 2 })
+		time.Sleep(refreshEvery + time.Second)
+		if r := b.co.last(); r.SleepingEvents != 0 {
+			t.Errorf("a replica tells of %d events", r.SleepingEvents)
+		}
+		b.lead(1)
+		time.Sleep(refreshEvery + time.Second)
+		if r := b.co.last(); r.SleepingEvents != 2 {
+			t.Errorf("%d of 2 events told", r.SleepingEvents)
+		}
+		b.mustOrder(raftfsm.Order{Token: tok(1, 12, 1), Op: raftfsm.OpEvents})
+		time.Sleep(time.Second)
+		if r := b.co.last(); r.SleepingEvents != 0 || !b.md.did("enableEvents") {
+			t.Errorf("%d events sleep still: %s", r.SleepingEvents, b.md.effects())
+		}
+	})
+}

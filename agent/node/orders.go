@@ -40,6 +40,8 @@ func (n *Node) carryOut(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer)
 		return n.accounts(ctx, o)
 	case raftfsm.OpReady:
 		return n.ready(ctx, o)
+	case raftfsm.OpEvents:
+		return n.md.EnableEvents(ctx)
 	case raftfsm.OpStart:
 		return n.startFormer(ctx, o, a)
 	case raftfsm.OpRebuild:
