@@ -209,7 +209,7 @@ func (n *Node) keepTidy(ctx context.Context) error {
 		if !sleep(ctx, tidyAfter) {
 			return ctx.Err()
 		}
-		err := n.resetOld(ctx)
+		err := n.tidyPrimary(ctx)
 		if err == nil || errors.Is(err, errSuperseded) || !n.md.Alive() {
 			continue
 		}
@@ -225,8 +225,10 @@ func (n *Node) keepTidy(ctx context.Context) error {
 
 const tidyAfter = 500 * time.Millisecond
 
-// resetOld removes the channel, and the flag to acknowledge, and notes the events that are off, if this node still reigns. A new order ends it.
-func (n *Node) resetOld(ctx context.Context) error {
+// tidyPrimary removes what an open primary has of its time as a replica, the channel
+// and the flag to acknowledge, and notes which events are off for the one after it,
+// if this node still reigns. A new order ends it.
+func (n *Node) tidyPrimary(ctx context.Context) error {
 	select {
 	case n.exec.turn <- struct{}{}:
 	default:
