@@ -34,7 +34,9 @@ func TestFollowOfADeposedPrimary(t *testing.T) {
 			t.Errorf("first ack after %s, answer of the old primary after %s", acked, time.Since(asked))
 		}
 		must(t, <-done)
-		mysqltest.Eventually(t, enough, "applied", func() bool { return p.Value("SELECT COUNT(*) FROM app.handed") == q.Value("SELECT COUNT(*) FROM app.handed") })
+		mysqltest.Eventually(t, enough, "applied", func() bool {
+			return p.Value("SELECT COUNT(*) FROM app.handed") == q.Value("SELECT COUNT(*) FROM app.handed")
+		})
 		if st := p.MustStatus(); st.Source.Enabled || st.Replica.SQLState != "Yes" {
 			t.Errorf("%+v", st)
 		}

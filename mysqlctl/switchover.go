@@ -3,7 +3,6 @@ package mysqlctl
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -38,7 +37,7 @@ func (s *Server) FlushBinlog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if st.Source.On || st.Waiting > 0 {
+	if st.Source.On || st.Source.Enabled || st.Waiting > 0 {
 		return fmt.Errorf("flush binary log: %w", ErrWaitingCommits)
 	}
 	return s.exec(ctx, "FLUSH NO_WRITE_TO_BINLOG BINARY LOGS")
@@ -50,10 +49,17 @@ type Blocker struct {
 	User string        `json:"user"` // user@host
 	What string        `json:"what"` // see Blockers
 	For  time.Duration `json:"for"`
+	// Statement is the beginning of what it runs, or ran last, as MySQL's digest has
+	// it: with a ? for each value.
+	Statement string `json:"statement,omitempty"`
 }
 
 func (b Blocker) String() string {
-	return fmt.Sprintf("session %d of %s: %s for %s", b.ID, b.User, b.What, b.For.Round(time.Second))
+	text := fmt.Sprintf("session %d of %s: %s for %s", b.ID, b.User, b.What, b.For.Round(time.Second))
+	if b.Statement != "" {
+		text += " (" + b.Statement + ")"
+	}
+	return text
 }
 
 // Words for what a blocker does.
@@ -63,46 +69,50 @@ const (
 	BlockerStatement = "statement that runs"
 )
 
-// Blockers are the sessions behind which SET GLOBAL super_read_only waits: locked
-// tables, statements that run (changes of data or tables), commits that wait for an
-// acknowledgement. Not those that wait for that SET themselves, nor transactions that
-// are open and idle, nor a global read lock: they do not hold it up. What they do is
-// told without their statements, which may hold secrets.
+// maxStatement is how many characters of a statement are told.
+const maxStatement = 80
+
+// Blockers are the sessions behind which SET GLOBAL super_read_only waits: that SET
+// takes the global lock for writes, and then that for commits, so it is those that
+// hold one of them. They are locked tables, statements that run or hang themselves
+// (changes of data or tables, SELECT FOR UPDATE), commits that wait for an
+// acknowledgement. Not those that wait for that SET, nor transactions that are open
+// and idle, nor a global read lock, nor what only reads: they do not hold it up. Ours
+// and the threads of replication are left out. The longest comes first.
 func (s *Server) Blockers(ctx context.Context) ([]Blocker, error) {
 	var out []Blocker
 	err := s.read(ctx, func(rows *sql.Rows) error {
 		out = nil
 		for rows.Next() {
 			var b Blocker
-			var state, lock, command, info string
-			var seconds int64
-			if err := rows.Scan(&b.ID, &b.User, &state, &command, &info, &seconds, &lock); err != nil {
+			var state string
+			var seconds, picoseconds int64
+			var idle bool // and holds a lock all the same
+			if err := rows.Scan(&b.ID, &b.User, &state, &seconds, &picoseconds, &b.Statement, &idle); err != nil {
 				return err
 			}
-			b.For = time.Duration(seconds) * time.Second
+			b.For = max(time.Duration(seconds)*time.Second, time.Duration(picoseconds/1000))
 			switch {
-			case lock != "":
-				b.What = BlockerTableLock
-			case strings.Contains(waitingStates, "'"+state+"'") && state != "":
+			case state != "" && strings.Contains(waitingStates, "'"+state+"'"):
 				b.What = BlockerCommit
-			case command != "Query" && command != "Execute" || strings.HasPrefix(state, "Waiting for"):
-				continue
-			case strings.EqualFold(info, "select") || strings.EqualFold(info, "show"):
-				continue
+			case idle:
+				b.What = BlockerTableLock
 			default:
 				b.What = BlockerStatement
 			}
 			out = append(out, b)
 		}
-		return rows.Err()
-	}, `SELECT t.PROCESSLIST_ID, CONCAT(t.PROCESSLIST_USER, '@', COALESCE(t.PROCESSLIST_HOST, '')), COALESCE(t.PROCESSLIST_STATE, ''), t.PROCESSLIST_COMMAND,
- COALESCE(SUBSTRING_INDEX(TRIM(t.PROCESSLIST_INFO), ' ', 1), ''), COALESCE(t.PROCESSLIST_TIME, 0),
- COALESCE((SELECT MIN(m.OBJECT_TYPE) FROM performance_schema.metadata_locks m WHERE m.OWNER_THREAD_ID = t.THREAD_ID AND m.LOCK_STATUS = 'GRANTED'
-  AND m.OBJECT_TYPE = 'TABLE' AND m.LOCK_TYPE IN ('SHARED_NO_READ_WRITE', 'SHARED_READ_ONLY')), '')
- FROM performance_schema.threads t WHERE `+isClient+` AND t.PROCESSLIST_ID <> CONNECTION_ID() AND t.PROCESSLIST_COMMAND <> 'Daemon'
- AND t.PROCESSLIST_COMMAND NOT LIKE 'Binlog Dump%' AND t.PROCESSLIST_USER <> ? ORDER BY t.PROCESSLIST_TIME DESC`, s.cfg.Account.User)
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("look for blockers: %w", err)
+		return nil
+	}, `SELECT t.PROCESSLIST_ID, CONCAT(t.PROCESSLIST_USER, '@', COALESCE(t.PROCESSLIST_HOST, '')), COALESCE(t.PROCESSLIST_STATE, ''), COALESCE(t.PROCESSLIST_TIME, 0),
+ COALESCE(MAX(IF(e.END_EVENT_ID IS NULL, e.TIMER_WAIT, 0)), 0), LEFT(COALESCE(MAX(e.DIGEST_TEXT), ''), ?), t.PROCESSLIST_COMMAND = 'Sleep'
+ FROM performance_schema.metadata_locks m JOIN performance_schema.threads t ON t.THREAD_ID = m.OWNER_THREAD_ID
+ LEFT JOIN performance_schema.events_statements_current e ON e.THREAD_ID = t.THREAD_ID AND e.NESTING_EVENT_ID IS NULL
+ WHERE m.OBJECT_TYPE IN ('GLOBAL', 'COMMIT') AND m.LOCK_TYPE = 'INTENTION_EXCLUSIVE' AND m.LOCK_STATUS = 'GRANTED'
+ AND (`+isClient+` OR t.NAME LIKE '%/event_worker') AND t.PROCESSLIST_USER <> ?
+ GROUP BY t.PROCESSLIST_ID, t.PROCESSLIST_USER, t.PROCESSLIST_HOST, t.PROCESSLIST_STATE, t.PROCESSLIST_COMMAND, t.PROCESSLIST_TIME ORDER BY t.PROCESSLIST_TIME DESC, t.PROCESSLIST_ID`,
+		maxStatement, s.cfg.Account.User)
+	if err != nil {
+		return nil, fmt.Errorf("look for blockers: %w", err)
 	}
-	return out, err
+	return out, nil
 }

@@ -54,7 +54,15 @@ func TestBlockers(t *testing.T) {
 	nodes := mysqltest.Start(t, 2)
 	p := mysqltest.Primary(t, 1, nodes...)
 	ctx := mysqltest.Ctx(t, enough)
-	p.Exec("CREATE TABLE app.big (i INT PRIMARY KEY)", "INSERT INTO app.big VALUES (1), (2), (3)")
+	p.Exec("CREATE TABLE app.big (i INT PRIMARY KEY)", "INSERT INTO app.big VALUES (1), (2), (3)", "CREATE TABLE app.held (i INT PRIMARY KEY)", "INSERT INTO app.held VALUES (1)")
+	// An idle transaction that only read: an ALTER hangs behind it.
+	idle, err := p.Root.Conn(ctx)
+	must(t, err)
+	defer idle.Close()
+	for _, stmt := range []string{"BEGIN", "SELECT * FROM app.held"} {
+		_, err := idle.ExecContext(ctx, stmt)
+		must(t, err)
+	}
 	for _, tc := range []struct {
 		name   string
 		begin  []string
@@ -63,15 +71,21 @@ func TestBlockers(t *testing.T) {
 		fenced bool
 	}{
 		{"idle", []string{"BEGIN", "INSERT INTO app.big VALUES (4)"}, "", "", true},
+		{"idle reader", []string{"LOCK TABLES app.big READ"}, "", "", true},
+		{"reads", nil, "SELECT SLEEP(3) FROM app.big", "", true},
 		{"read lock", []string{"FLUSH TABLES WITH READ LOCK"}, "", "", true},
 		{"lock tables", []string{"LOCK TABLES app.big WRITE"}, "", mysqlctl.BlockerTableLock, false},
 		{"long update", nil, "UPDATE app.big SET i = i + 10 + SLEEP(3)", mysqlctl.BlockerStatement, false},
-		{"ddl", nil, "CREATE TABLE app.slow SELECT i, SLEEP(3) FROM app.big", mysqlctl.BlockerStatement, false},
+		{"locking read", nil, "SELECT i, SLEEP(3) FROM app.big FOR UPDATE", mysqlctl.BlockerStatement, false},
+		{"ddl", nil, "CREATE TABLE app.slow SELECT i, SLEEP(3), 'secret' FROM app.big", mysqlctl.BlockerStatement, false},
+		{"ddl that hangs itself", nil, "ALTER TABLE app.held ADD COLUMN c INT", mysqlctl.BlockerStatement, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c, err := p.Root.Conn(ctx)
 			must(t, err)
 			defer c.Close()
+			var id string
+			must(t, c.QueryRowContext(ctx, "SELECT CONNECTION_ID()").Scan(&id))
 			for _, stmt := range tc.begin {
 				_, err := c.ExecContext(ctx, stmt)
 				must(t, err)
@@ -85,7 +99,7 @@ func TestBlockers(t *testing.T) {
 			}()
 			if tc.hang != "" {
 				mysqltest.Eventually(t, enough, "it runs", func() bool {
-					return p.Value("SELECT COUNT(*) FROM performance_schema.threads WHERE PROCESSLIST_STATE = 'User sleep'") == "1"
+					return p.Value("SELECT COUNT(*) FROM performance_schema.threads WHERE PROCESSLIST_STATE IN ('User sleep', 'Waiting for table metadata lock')") == "1"
 				})
 			}
 			short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
@@ -98,8 +112,13 @@ func TestBlockers(t *testing.T) {
 			bs, lookErr := p.Blockers(ctx)
 			must(t, lookErr)
 			switch {
-			case tc.want == "" && len(bs) > 0, tc.want != "" && (len(bs) != 1 || bs[0].What != tc.want || !strings.HasPrefix(bs[0].User, "root@")):
+			case tc.want == "" && len(bs) > 0, tc.want != "" && (len(bs) != 1 || bs[0].What != tc.want || !strings.HasPrefix(bs[0].User, "root@") || bs[0].For < 200*time.Millisecond && tc.hang != ""):
 				t.Errorf("blockers %v, want %q", bs, tc.want)
+			}
+			for _, b := range bs {
+				if t.Log(b); strings.Contains(b.String(), "secret") || len(b.Statement) > 80 {
+					t.Errorf("told: %s", b)
+				}
 			}
 			if ro := p.Value("SELECT @@global.super_read_only"); (ro == "1") != tc.fenced {
 				t.Errorf("super_read_only is %s", ro)
@@ -107,10 +126,23 @@ func TestBlockers(t *testing.T) {
 			if tc.fenced {
 				must(t, p.OpenWrites(ctx))
 			}
-			_ = c.Raw(func(any) error { return errors.New("bad connection") }) // its locks go with it
-			must(t, p.KillClients(ctx))
+			p.Exec("KILL " + id) // its locks go with it
 			<-hung
 			mysqltest.Eventually(t, enough, "writes work", func() bool { return p.Insert(ctx, "after "+tc.name) == nil })
 		})
+	}
+	_, err = nodes[1].SealReplica(ctx)
+	must(t, err)
+	p.InsertWaiting("waits")
+	p.InsertWaiting("waits behind it")
+	bs, err := p.Blockers(ctx)
+	must(t, err)
+	for _, b := range bs {
+		if t.Log(b); b.What != mysqlctl.BlockerCommit || !strings.HasPrefix(b.User, mysqltest.AppUser) {
+			t.Errorf("blocker %+v", b)
+		}
+	}
+	if len(bs) != 2 {
+		t.Errorf("blockers %v", bs)
 	}
 }

@@ -27,6 +27,12 @@ func TestAWaitingAccountDoesNotHoldUpTheAgent(t *testing.T) {
 	const quick = 200 * time.Millisecond
 	within(t, quick, "status", func() { _, err = p.Status(short()); must(t, err) })
 	within(t, quick, "position", func() { _, err = p.Position(short()); must(t, err) })
+	within(t, quick, "blockers", func() {
+		bs, err := p.Blockers(short())
+		if err != nil || len(bs) != 1 || bs[0].What != mysqlctl.BlockerCommit {
+			t.Errorf("blockers %v, %v", bs, err)
+		}
+	})
 	within(t, quick, "poison", func() { must(t, p.Poison(short())) })
 	within(t, quick, "configure", func() { must(t, p.ConfigureSource(short(), 1)) })
 	within(t, quick, "seal", func() { _, err = p.SealReplica(short()); must(t, err) })
