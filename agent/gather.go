@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -9,9 +10,14 @@ import (
 	"ha/raftfsm"
 )
 
-// coordinatorStatus answers for the cluster if this agent coordinates.
-func (a *Agent) coordinatorStatus() (api.Status, bool) {
+// coordinatorStatus answers for the cluster if this agent coordinates. One that has
+// only just begun to gives the others a moment to report: nobody is silent yet.
+func (a *Agent) coordinatorStatus(ctx context.Context) (api.Status, bool) {
 	s, v, doing, leading := a.coord.status()
+	unheard := func(n raftfsm.NodeView) bool { return n.Report == nil }
+	for leading && v.Leading < reportGrace && slices.ContainsFunc(v.Nodes, unheard) && pause(ctx, 20*time.Millisecond) == nil {
+		s, v, doing, leading = a.coord.status()
+	}
 	if !leading {
 		return api.Status{}, false
 	}
@@ -102,4 +108,9 @@ func (a *Agent) awaitLeader(ctx context.Context) {
 	}
 }
 
-const electionGrace = 700 * time.Millisecond
+const (
+	electionGrace = 700 * time.Millisecond
+	// reportGrace is how long the first reports may take to come to a new
+	// coordinator.
+	reportGrace = 600 * time.Millisecond
+)

@@ -27,8 +27,8 @@ func (a *Agent) handler() http.Handler {
 	mux.HandleFunc("GET "+api.PathPing, answer(func(context.Context) (api.Ping, error) { return a.ping(), nil }))
 	mux.HandleFunc("GET "+api.PathSelf, answer(func(context.Context) (api.Self, error) { return a.selfView(), nil }))
 	mux.HandleFunc("GET "+api.PathStatus, answer(a.Status))
-	mux.HandleFunc("GET "+api.PathCoordinator, answer(func(context.Context) (api.Status, error) {
-		st, ok := a.coordinatorStatus()
+	mux.HandleFunc("GET "+api.PathCoordinator, answer(func(ctx context.Context) (api.Status, error) {
+		st, ok := a.coordinatorStatus(ctx)
 		if !ok {
 			return st, errNotCoordinator
 		}
@@ -253,10 +253,12 @@ func (a *Agent) Status(ctx context.Context) (api.Status, error) {
 }
 
 func (a *Agent) status(ctx context.Context) api.Status {
-	if st, ok := a.coordinatorStatus(); ok {
+	if st, ok := a.coordinatorStatus(ctx); ok {
 		return st
 	}
-	a.awaitLeader(ctx)
+	if !a.isRemoved() { // else nobody tells it of a leader
+		a.awaitLeader(ctx)
+	}
 	if id, addr := a.leader(); id != "" && id != string(a.id) {
 		cctx, cancel := context.WithTimeout(ctx, statusBound)
 		st, err := call[api.Status](cctx, a.client, addr, api.PathCoordinator, nil)

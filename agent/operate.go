@@ -187,7 +187,7 @@ func overInAMoment(s *raftfsm.State, v *raftfsm.View, no raftfsm.Refusal) bool {
 	switch no.Code {
 	case raftfsm.CodeInProgress:
 		return s.Request == nil
-	case raftfsm.CodeSilent, raftfsm.CodeCannotClose:
+	case raftfsm.CodeSilent, raftfsm.CodeCannotClose, raftfsm.CodeNeeded:
 		return v.Leading <= s.Policy.DeadAfter
 	case raftfsm.CodeNotFollowing, raftfsm.CodeBehind, raftfsm.CodeNoCandidate: // of a primary that has just taken over
 		return v.Leading <= s.Policy.DeadAfter || v.PhaseAge <= reignBegins
