@@ -310,7 +310,7 @@ func hasXID(vars []byte) bool {
 	for len(vars) > 0 {
 		code := vars[0]
 		vars = vars[1:]
-		ok := true
+		var ok bool
 		switch code {
 		case ddlXID:
 			return len(vars) >= 8
@@ -319,7 +319,8 @@ func hasXID(vars []byte) bool {
 		case timeZone, catalogNZ:
 			ok = text(0)
 		case invoker:
-			ok = text(0) && text(0)
+			ok = text(0) // the user
+			ok = ok && text(0)
 		case dbNames:
 			if ok = len(vars) > 0; !ok {
 				break

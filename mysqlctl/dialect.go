@@ -60,7 +60,6 @@ func (d dialect) startReceiver() string         { return "START " + d.replicaWor
 func (d dialect) stopReceiver() string          { return "STOP " + d.replicaWord() + " IO_THREAD" }
 func (d dialect) startApplier() string          { return "START " + d.replicaWord() + " SQL_THREAD" }
 func (d dialect) stopApplier() string           { return "STOP " + d.replicaWord() + " SQL_THREAD" }
-func (d dialect) startReplica() string          { return "START " + d.replicaWord() }
 func (d dialect) resetReplicaAll() string       { return "RESET " + d.replicaWord() + " ALL" }
 func (d dialect) semiSource() string            { return "rpl_semi_sync_" + d.source + "_enabled" }
 func (d dialect) semiSourceVar(n string) string { return "rpl_semi_sync_" + d.source + "_" + n }
