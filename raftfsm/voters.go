@@ -66,7 +66,7 @@ func DecideVoters(s State, v View, servers []RaftServer, lastIndex uint64) (Vote
 		return VoterChange{VoterPromote, ready[0]}, true
 	case len(dead) > 0 && len(voters)%2 == 0 && len(voters) > 3:
 		return VoterChange{VoterDemote, dead[0]}, true
-	case len(voters)%2 == 0 && len(voters) > 3:
+	case len(voters)%2 == 0 && len(voters) > 3, len(voters) > max(want, 1) && len(voters) > s.Policy.MaxVoters:
 		for _, id := range slices.Backward(voters) {
 			if id != v.Self {
 				return VoterChange{VoterDemote, id}, true
