@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -575,4 +576,17 @@ func clientFor(t *testing.T, secret string) *api.Client {
 		t.Fatal(err)
 	}
 	return &api.Client{HTTP: wire.HTTPClient(id)}
+}
+
+// docs/DEFAULTS.md says what is so.
+func TestDefaultsAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/DEFAULTS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range settings(raftfsm.DefaultPolicy()) {
+		if row := fmt.Sprintf("\n| `%s` | `%s` |", s.Name, s.Default); !strings.Contains(string(text), row) {
+			t.Errorf("docs/DEFAULTS.md has no row %q", row)
+		}
+	}
 }
