@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -167,6 +168,7 @@ func TestTransferLeadership(t *testing.T) {
 			t.Error("b stepped down for nobody")
 		}
 		// The change that nobody read is replaced by the latest.
+		synctest.Wait() // Raft tells a by a goroutine of its own
 		if <-a.Leadership() {
 			t.Error("a still hears that it leads")
 		}
