@@ -121,7 +121,7 @@ func (b *bubble) noteClusters(seen map[string]bool) {
 func (b *bubble) oneCluster() (bool, string) {
 	var first looked
 	for i, h := range b.hosts {
-		if !h.alive || h.node.Load() == nil {
+		if !h.alive() || h.node.Load() == nil {
 			return false, h.name + " has no node side yet"
 		}
 		s := h.fsm.State()

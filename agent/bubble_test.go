@@ -14,10 +14,13 @@ import (
 	"time"
 
 	"ha/agent/nettest"
+	"ha/agent/node"
+	"ha/mysqlctl"
 )
 
 // The tests on bubbles run whole agents, with real Raft, gossip and TLS, on a
-// network in memory and in virtual time. Their servers are fakes: see fakedb_test.go.
+// network in memory and in virtual time. Their servers are fakes: see
+// fakedb_test.go.
 
 // bubble is a cluster in a synctest bubble.
 type bubble struct {
@@ -26,22 +29,28 @@ type bubble struct {
 	net   *nettest.Network
 	dir   string
 	log   safeBuffer
+	db    *fakeDB
 	hosts []*bubbleHost
+
+	mu     sync.Mutex
+	onStep func(h *bubbleHost, step string)
+	rows   []ackedRow
+	stop   context.CancelFunc // of the clients
+	load   sync.WaitGroup
 }
 
 // bubbleHost is one host; its agent can be killed and started again.
 type bubbleHost struct {
 	*Agent
-	b     *bubble
-	name  string
-	ip    string
-	cfg   Config
-	step  func(h *bubbleHost, step string)
-	proc  *nettest.Process
-	stop  context.CancelFunc
-	done  chan struct{}
-	err   error // of Run, once done is closed
-	alive bool
+	b    *bubble
+	name string
+	ip   string
+	cfg  Config
+	proc *nettest.Process
+	stop context.CancelFunc
+	done chan struct{}
+	err  error       // of Run, once done is closed
+	db   *fakeServer // nil: a witness
 }
 
 // inBubble runs f with a bubble, and fails if something of the agents outlives it.
@@ -49,7 +58,8 @@ func inBubble(t *testing.T, f func(b *bubble)) {
 	t.Helper()
 	dir := bubbleDir(t)
 	synctest.Test(t, func(t *testing.T) {
-		b := &bubble{t: t, began: time.Now(), net: nettest.New(), dir: dir}
+		b := &bubble{t: t, began: time.Now(), net: nettest.New(), dir: dir, stop: func() {}}
+		b.db = newFakeDB(b.net)
 		defer b.end()
 		f(b)
 	})
@@ -67,12 +77,15 @@ func bubbleDir(t *testing.T) string {
 }
 
 func (b *bubble) end() {
+	b.stop()
 	for _, h := range b.hosts {
 		h.kill()
 	}
 	for _, h := range b.hosts {
 		h.join()
 	}
+	b.db.end()
+	b.load.Wait()
 	time.Sleep(time.Minute) // what Raft has begun ends within its time limits
 	if b.t.Failed() {
 		b.t.Logf("log:\n%s", b.log.Bytes())
@@ -93,6 +106,15 @@ func (b *bubble) host(join ...string) *bubbleHost {
 	return h
 }
 
+// dataHost adds a host with a fake mysqld.
+func (b *bubble) dataHost(join ...string) *bubbleHost {
+	h := b.host(join...)
+	h.cfg.Witness = false
+	h.cfg.MySQL = MySQLConfig{Mysqld: "/bin/true", DataDir: filepath.Join(h.cfg.DataDir, "mysql"), Host: h.ip}
+	h.db = b.db.server(h.cfg.MySQL.DataDir, h.ip)
+	return h
+}
+
 func hostIP(i int) string { return fmt.Sprintf("10.0.0.%d", i) }
 
 // start starts the agent.
@@ -106,13 +128,20 @@ func (h *bubbleHost) start() {
 	}
 	h.proc = b.net.Process(h.ip)
 	a.outside = outside{network: h.proc, clock: bubbleClock{b.began}, local: newQuietSocket}
+	proc := h.proc
+	a.outside.mysqld = func(c mysqlctl.Config) node.Mysqld {
+		return fakeSQL{s: b.db.server(c.DataDir, h.ip), gone: proc.Dead()}
+	}
 	a.Step = func(step string) {
-		if h.step != nil {
-			h.step(h, step)
+		b.mu.Lock()
+		on := b.onStep
+		b.mu.Unlock()
+		if on != nil && !isOver(proc.Dead()) {
+			on(h, step)
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	h.Agent, h.stop, h.done, h.alive = a, cancel, make(chan struct{}), true
+	h.Agent, h.stop, h.done = a, cancel, make(chan struct{})
 	go func() {
 		defer close(h.done)
 		h.err = a.Run(ctx)
@@ -121,12 +150,13 @@ func (h *bubbleHost) start() {
 
 // kill ends the agent as SIGKILL does: nothing of it reaches anybody any more.
 func (h *bubbleHost) kill() {
-	if h.alive {
-		h.alive = false
+	if h.proc != nil {
 		h.proc.Kill()
 		h.stop()
 	}
 }
+
+func (h *bubbleHost) alive() bool { return h.proc != nil && !isOver(h.proc.Dead()) }
 
 // join waits until nothing of a killed agent is left.
 func (h *bubbleHost) join() {

@@ -93,6 +93,9 @@ func (n *Network) Process(host string) *Process {
 	return &Process{net: n, host: host, conns: map[*conn]struct{}{}, done: make(chan struct{})}
 }
 
+// Dead is closed when the process is killed.
+func (p *Process) Dead() <-chan struct{} { return p.done }
+
 // Kill ends everything that the process has on the network, at once; it can do
 // nothing there any more.
 func (p *Process) Kill() {
