@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ type fakeServers struct {
 	c *coordinator
 	g *oneNodeGroup
 
+	turn    sync.Mutex // one round of reports at a time
 	mu      sync.Mutex
 	reports map[raftfsm.NodeID]*raftfsm.Report
 	silent  map[raftfsm.NodeID]bool
@@ -127,11 +129,14 @@ func (srv *fakeServers) open(id raftfsm.NodeID, k int, token raftfsm.Token) {
 	r.SuperReadOnly, r.ReadOnly, r.SourceOn, r.WaitFor, r.Replica, r.Token, r.LeaseEpoch = false, false, k > 0, k, nil, token, token.Epoch
 }
 
-// report lets every server that is not silent report once.
+// report lets every server that is not silent report once, the first one last.
 func (srv *fakeServers) report(ctx context.Context) {
+	srv.turn.Lock()
+	defer srv.turn.Unlock()
 	srv.mu.Lock()
 	var out []*raftfsm.Report
-	for id, r := range srv.reports {
+	for _, id := range slices.Backward(slices.Sorted(maps.Keys(srv.reports))) {
+		r := srv.reports[id]
 		if srv.silent[id] {
 			continue
 		}
@@ -277,6 +282,9 @@ func TestSwitchoverRefused(t *testing.T) {
 		wantCode(t, ask(api.Ask{Node: "bb"}), api.ExitUsage, "")
 		wantCode(t, ask(api.Ask{Node: "w"}), api.ExitRefused, raftfsm.CodeNotDataNode)
 		time.Sleep(reignBegins)
+		policy := raftfsm.DefaultPolicy()
+		policy.RebuildDiverged = false
+		srv.commit(t, raftfsm.Command{Kind: raftfsm.CmdPolicy, Policy: &policy})
 		srv.mu.Lock()
 		srv.reports["b"].Executed = srv.reports["b"].Executed.Union(gtid.MustParse(uuidOf("b") + ":1"))
 		srv.reports["c"].Replica.Lag = time.Hour
