@@ -72,12 +72,20 @@ type tokenFile interface {
 
 type osTokenFile struct{ *os.File }
 
+// Datasync may be under way when the file is closed: it has the descriptor kept
+// until it returns.
 func (f osTokenFile) Datasync() error {
-	for {
-		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {
-			return err
-		}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
 	}
+	var synced error
+	err = raw.Control(func(fd uintptr) {
+		for synced = unix.EINTR; synced == unix.EINTR; { //nolint:errorlint // a bare errno
+			synced = unix.Fdatasync(int(fd)) //nolint:gosec // a descriptor
+		}
+	})
+	return errors.Join(err, synced)
 }
 
 // Tokens is the durable memory of one agent's orders (R7): two slots in a file

@@ -206,3 +206,32 @@ func TestTokensFullDisk(t *testing.T) {
 		t.Errorf("disk well again: %v, %v", v, err)
 	}
 }
+
+// An agent that is being stopped closes the file while an order still comes in.
+// That order is refused, and no other file is synced in its place.
+func TestTokensClosedWhileOneIsStored(t *testing.T) {
+	s, err := OpenTokens(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored, done := make(chan struct{}, 1), make(chan error, 1)
+	go func() {
+		for step := uint64(1); ; step++ {
+			if _, err := s.Accept(raftfsm.Order{Token: tok(1, 1, step), Op: raftfsm.OpSeal}); err != nil {
+				done <- err
+				return
+			}
+			select {
+			case stored <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	<-stored
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; errors.Is(err, syscall.EBADF) {
+		t.Errorf("a closed descriptor was used: %v", err)
+	}
+}
