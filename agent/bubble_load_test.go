@@ -58,8 +58,8 @@ func (s *fakeServer) insert(ctx context.Context, body string) (key string, err e
 	}
 }
 
-// writeEvery is the pause between two rows of a client.
-const writeEvery = 10 * time.Millisecond
+// writePause is the longest pause between two rows of a client.
+const writePause = 20 * time.Millisecond
 
 // clients has one client write to each server, on the server's own host, for as
 // long as the bubble lasts.
@@ -78,7 +78,7 @@ func (b *bubble) clients() {
 					b.rows = append(b.rows, ackedRow{key, body, h, b.now()})
 					b.mu.Unlock()
 				}
-				_ = pause(ctx, writeEvery)
+				_ = pause(ctx, some(writePause))
 			}
 		})
 	}

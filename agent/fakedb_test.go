@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,8 +22,8 @@ import (
 // agent at them.
 
 const (
-	fakeTransit   = 300 * time.Microsecond // from a binary log to a replica
-	fakeApply     = 700 * time.Microsecond // from there to its own
+	fakeTransit   = 6 * time.Millisecond   // from a binary log to a replica, at most
+	fakeApply     = 3 * time.Millisecond   // from there to its own, at most
 	fakeBeat      = 250 * time.Millisecond // of a source that has nothing to send
 	fakeNetLost   = 4 * time.Second        // replica_net_timeout
 	fakeReconnect = time.Second
@@ -53,7 +54,7 @@ type fakeTxn struct {
 
 type loggedTxn struct {
 	*fakeTxn
-	at time.Time
+	at time.Time // of a received one: when it will be applied
 }
 
 type fakeAccount struct {
@@ -125,8 +126,12 @@ type fakeLink struct {
 	ack          bool
 	next         int // place in the source's binary log
 	told         int // acknowledged so far
+	delay        time.Duration
 	ended        bool
 }
+
+// some is a random part of d: replicas are not equally fast.
+func some(d time.Duration) time.Duration { return time.Duration(1 + rand.Int64N(int64(d))) }
 
 // server gives the server on a data directory.
 func (db *fakeDB) server(dir, ip string) *fakeServer {
@@ -161,7 +166,7 @@ func (s *fakeServer) notify() {
 	s.changed = make(chan struct{})
 }
 
-// --- data directories
+// --- data directories.
 
 const imageFile = "ibdata1"
 
@@ -221,7 +226,7 @@ func (i *fakeImage) log(t *fakeTxn) {
 	i.logged = i.logged.Union(t.set)
 }
 
-// --- processes
+// --- processes.
 
 // begin starts the process; the lock is held.
 func (s *fakeServer) begin() {
@@ -275,7 +280,7 @@ func (db *fakeDB) end() {
 	db.wg.Wait()
 }
 
-// --- the source's side
+// --- the source's side.
 
 // write puts a transaction into the binary log; the lock is held. The waiter is
 // nil if nothing has to be waited for.
@@ -336,7 +341,7 @@ func (s *fakeServer) attached() []*fakeLink {
 	return out
 }
 
-// --- the replica's side
+// --- the replica's side.
 
 // replicate receives and applies until the process ends.
 func (s *fakeServer) replicate(exit <-chan struct{}) {
@@ -416,11 +421,12 @@ func (s *fakeServer) receive(now time.Time) time.Duration {
 	log := l.src.img.binlog
 	for ; l.next < len(log); l.next++ {
 		t := log[l.next]
-		if wait := t.at.Add(fakeTransit).Sub(now); wait > 0 {
+		if wait := t.at.Add(l.delay).Sub(now); wait > 0 {
 			return wait
 		}
+		l.delay = some(fakeTransit)
 		if !s.img.has(t.fakeTxn) {
-			s.img.relay = append(s.img.relay, loggedTxn{t.fakeTxn, now})
+			s.img.relay = append(s.img.relay, loggedTxn{t.fakeTxn, now.Add(some(fakeApply))})
 			s.img.received = s.img.received.Union(t.set)
 		}
 	}
@@ -475,7 +481,7 @@ func (s *fakeServer) apply(now time.Time) time.Duration {
 	}
 	for len(s.img.relay) > 0 {
 		t := s.img.relay[0]
-		if wait := t.at.Add(fakeApply).Sub(now); wait > 0 {
+		if wait := t.at.Sub(now); wait > 0 {
 			return wait
 		}
 		s.img.relay = s.img.relay[1:]

@@ -106,7 +106,7 @@ func (c fakeSQL) commit(ctx context.Context, body string) error {
 	}
 }
 
-// --- the process
+// --- the process.
 
 func (c fakeSQL) Initialized() (bool, error) {
 	_, err := os.Stat(filepath.Join(c.s.dir, imageFile))
@@ -196,7 +196,7 @@ func (c fakeSQL) Stop(ctx context.Context) error {
 	})
 }
 
-// --- looks
+// --- looks.
 
 func (c fakeSQL) Status(ctx context.Context) (mysqlctl.Status, error) {
 	var st mysqlctl.Status
@@ -293,7 +293,7 @@ func (c fakeSQL) FlushBinlog(ctx context.Context) error {
 }
 func (c fakeSQL) KillOwnSessions(ctx context.Context) error { return c.FlushBinlog(ctx) }
 
-// --- as a source
+// --- as a source.
 
 func (c fakeSQL) KillClients(ctx context.Context) error {
 	return c.do(ctx, func(s *fakeServer) error {
@@ -403,7 +403,7 @@ func (c fakeSQL) LockAccount(ctx context.Context, user string, locked bool) erro
 	})
 }
 
-// --- as a replica
+// --- as a replica.
 
 func (c fakeSQL) SealReplica(ctx context.Context) (mysqlctl.Position, error) {
 	var p mysqlctl.Position
@@ -513,7 +513,7 @@ func (s *fakeServer) reset() {
 	s.img.channel, s.img.relay, s.img.received, s.img.source = nil, nil, gtid.Set{}, ""
 }
 
-// --- copies and cuts
+// --- copies and cuts.
 
 // CutTail takes what keep lacks off the end of the last binary log file, as long
 // as the engine has not committed it.

@@ -81,7 +81,7 @@ func (f osTokenFile) Datasync() error {
 	}
 	var synced error
 	err = raw.Control(func(fd uintptr) {
-		for synced = unix.EINTR; synced == unix.EINTR; { //nolint:errorlint // a bare errno
+		for synced = unix.EINTR; synced == unix.EINTR; {
 			synced = unix.Fdatasync(int(fd)) //nolint:gosec // a descriptor
 		}
 	})
