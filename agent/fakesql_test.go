@@ -410,10 +410,22 @@ func (c fakeSQL) SealReplica(ctx context.Context) (mysqlctl.Position, error) {
 	err := c.do(ctx, func(s *fakeServer) error {
 		s.io = false
 		s.hangUp()
-		p = mysqlctl.Position{Executed: s.img.executed, Received: s.img.received}
+		p = s.position()
 		return nil
 	})
 	return p, err
+}
+
+func (c fakeSQL) Position(ctx context.Context) (p mysqlctl.Position, err error) {
+	err = c.do(ctx, func(s *fakeServer) error {
+		p = s.position()
+		return nil
+	})
+	return p, err
+}
+
+func (s *fakeServer) position() mysqlctl.Position {
+	return mysqlctl.Position{Executed: s.img.executed, Received: s.img.received, ServerUUID: s.img.uuid}
 }
 
 func (c fakeSQL) Drain(ctx context.Context) (gtid.Set, error) {

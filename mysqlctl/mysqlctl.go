@@ -226,8 +226,9 @@ func (s *Server) Close() error {
 
 // Position is how far a server is: what it has received and what it has executed.
 type Position struct {
-	Executed gtid.Set `json:"executed"`
-	Received gtid.Set `json:"received"`
+	Executed   gtid.Set `json:"executed"`
+	Received   gtid.Set `json:"received"`
+	ServerUUID string   `json:"server_uuid"`
 }
 
 // All returns everything that the server holds: executed and received.

@@ -35,6 +35,10 @@ func (s *Server) Position(ctx context.Context) (Position, error) {
 				if err := rows.Scan(&kind, &text); err != nil {
 					return err
 				}
+				if kind == "uuid" {
+					pos.ServerUUID = text
+					continue
+				}
 				set, err := gtid.Parse(text)
 				if err != nil {
 					return err
@@ -49,7 +53,7 @@ func (s *Server) Position(ctx context.Context) (Position, error) {
 				return rows.Err()
 			}
 		}
-	}, `SELECT 'received', RECEIVED_TRANSACTION_SET FROM performance_schema.replication_connection_status; SELECT 'executed', @@global.gtid_executed`)
+	}, `SELECT 'received', RECEIVED_TRANSACTION_SET FROM performance_schema.replication_connection_status; SELECT 'executed', @@global.gtid_executed UNION ALL SELECT 'uuid', @@global.server_uuid`)
 	return pos, err
 }
 

@@ -276,7 +276,7 @@ func TestSealPrimary(t *testing.T) {
 		"dead":            {func(b *bench) { b.md.crash(); time.Sleep(time.Second) }, false, "OfflinePosition"},
 		"dumping core":    {func(b *bench) { b.md.set(func(f *fakeMysqld) { f.dumping, f.frozen = true, true }) }, false, "Kill OfflinePosition"},
 		"died just now":   {func(b *bench) { b.md.crash() }, false, "OfflinePosition"},
-		"does not answer": {func(b *bench) { b.md.set(func(f *fakeMysqld) { f.hang["Status"] = true }) }, false, "Fence SealReplica Poison Kill OfflinePosition"},
+		"does not answer": {func(b *bench) { b.md.set(func(f *fakeMysqld) { f.hang["SealReplica"] = true }) }, false, "Fence SealReplica-ended Poison Kill OfflinePosition"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(b *bench) {

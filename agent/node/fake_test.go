@@ -420,9 +420,18 @@ func (f *fakeMysqld) LockAccount(ctx context.Context, user string, locked bool) 
 
 func (f *fakeMysqld) SealReplica(ctx context.Context) (mysqlctl.Position, error) {
 	err := f.changes(ctx, "SealReplica", func() error { f.io = false; return nil })
+	return f.position(), err
+}
+
+func (f *fakeMysqld) Position(ctx context.Context) (mysqlctl.Position, error) {
+	err := f.reads(ctx, "Position")
+	return f.position(), err
+}
+
+func (f *fakeMysqld) position() mysqlctl.Position {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return mysqlctl.Position{Executed: f.executed, Received: f.received}, err
+	return mysqlctl.Position{Executed: f.executed, Received: f.received, ServerUUID: f.uuid}
 }
 
 func (f *fakeMysqld) Drain(ctx context.Context) (gtid.Set, error) {

@@ -46,6 +46,7 @@ type Mysqld interface {
 	EnsureReplicationAccount(ctx context.Context, user, password string) error
 	LockAccount(ctx context.Context, user string, locked bool) error
 
+	Position(ctx context.Context) (mysqlctl.Position, error)
 	SealReplica(ctx context.Context) (mysqlctl.Position, error)
 	Drain(ctx context.Context) (gtid.Set, error)
 	WaitExecuted(ctx context.Context, set gtid.Set) (gtid.Set, error)

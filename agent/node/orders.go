@@ -77,30 +77,31 @@ func (n *Node) promote(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) 
 	if !n.isUp() {
 		return refuse(raftfsm.CodeFailed, "mysqld is not running")
 	}
+	looked := n.obs.look()
 	if err := n.md.ConfigureSource(ctx, o.K); err != nil {
 		return err
 	}
 	n.obs.countAnew(n.clock.Boottime())
-	if err := n.requestGrant(ctx, o.Token.Epoch); err != nil {
+	if err := n.requestGrant(ctx, o.Token.Epoch, looked); err != nil {
 		return err
 	}
 	if err := n.openWrites(ctx, o.Token.Epoch); err != nil {
 		return err
 	}
-	st, err := n.md.Status(ctx)
+	pos, err := n.md.Position(ctx)
 	if err != nil {
 		return err
 	}
-	a.Executed, a.ServerUUID, a.Running = st.Executed, st.ServerUUID, true
+	answerPosition(a, pos)
 	return nil
 }
 
-// requestGrant sends a fresh report and notes the lease that answers it.
-func (n *Node) requestGrant(ctx context.Context, epoch uint64) error {
+// requestGrant sends a report of a fresh look and notes the lease that answers it.
+func (n *Node) requestGrant(ctx context.Context, epoch uint64, looked <-chan struct{}) error {
 	wait := time.NewTimer(freshLook)
 	defer wait.Stop()
 	select {
-	case <-n.obs.look():
+	case <-looked:
 	case <-wait.C:
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -244,7 +245,7 @@ func (n *Node) setAcks(ctx context.Context, o raftfsm.Order) error {
 		return refuse(raftfsm.CodeFailed, "not the primary of epoch %d", o.Token.Epoch)
 	}
 	if n.lease.held() != o.Token.Epoch {
-		if err := n.requestGrant(ctx, o.Token.Epoch); err != nil {
+		if err := n.requestGrant(ctx, o.Token.Epoch, n.obs.look()); err != nil {
 			return err
 		}
 	}

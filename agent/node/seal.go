@@ -102,15 +102,30 @@ func (n *Node) sealReplica(ctx context.Context, a *raftfsm.Answer) error {
 			return err
 		}
 	}
+	if err := n.applierError(ctx, pos, a); err != nil {
+		return err
+	}
+	answerPosition(a, pos)
+	return nil
+}
+
+// applierError answers why an applier that has not executed all does not go on.
+func (n *Node) applierError(ctx context.Context, pos mysqlctl.Position, a *raftfsm.Answer) error {
+	if pos.Executed.Contains(pos.Received) {
+		return nil
+	}
 	st, err := n.md.Status(ctx)
 	if err != nil {
 		return err
 	}
-	a.Executed, a.Received, a.ServerUUID, a.Running = pos.Executed, pos.Received, st.ServerUUID, true
 	if r := st.Replica; r != nil && r.SQLState != "Yes" && r.SQLError.Number != 0 {
 		a.ApplierError = fmt.Sprintf("%d %s", r.SQLError.Number, r.SQLError.Text)
 	}
 	return nil
+}
+
+func answerPosition(a *raftfsm.Answer, pos mysqlctl.Position) {
+	a.Executed, a.Received, a.ServerUUID, a.Running = pos.Executed, pos.Received, pos.ServerUUID, true
 }
 
 // sealPrimary makes the server read-only, with no commit on its way. Where that
@@ -232,11 +247,7 @@ func (n *Node) sealFenced(ctx context.Context, a *raftfsm.Answer) error {
 	if err != nil {
 		return err
 	}
-	st, err := n.md.Status(ctx)
-	if err != nil {
-		return err
-	}
-	a.Executed, a.Received, a.ServerUUID, a.Running = pos.Executed, pos.Received, st.ServerUUID, true
+	answerPosition(a, pos)
 	return nil
 }
 
