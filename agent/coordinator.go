@@ -451,5 +451,8 @@ func (c *coordinator) takeOver(ctx context.Context, s raftfsm.State, v raftfsm.V
 	case old.ID == s.Primary || acker:
 		return api.JoinReply{Err: "the dead " + old.Name + " is still the primary or in the ack set"}, false
 	}
+	if err := c.stillSeen(&s, &v, old); err != nil {
+		return api.JoinReply{Err: err.Error()}, false // it may acknowledge yet
+	}
 	return api.JoinReply{}, c.commit(ctx, []raftfsm.Command{{Kind: raftfsm.CmdRemoveMember, Node: old.ID, On: s.Version}})
 }

@@ -30,9 +30,6 @@ const (
 	momentPause = 100 * time.Millisecond
 	// reignBegins is how long the others may need to follow a new primary.
 	reignBegins = 5 * time.Second
-	// lossSlack is waited after a lease that has to be over for sure, as raftfsm
-	// does.
-	lossSlack = 1500 * time.Millisecond
 )
 
 // clientName is in the certificates of command lines; agents have their ids there.
@@ -357,7 +354,7 @@ func words(s *raftfsm.State, v *raftfsm.View, r raftfsm.Request) (plan []string,
 	}
 	live := answering(s, v, others)
 	if !primaryUp && (s.K == 0 || len(up) < need) {
-		wait := s.Policy.Lease + lossSlack
+		wait := s.Policy.Lease + raftfsm.FenceSlack
 		say("it cannot be closed by those that answer: after the lease and a moment (%s) it is given up, and the best of those that answer (%s) goes on without it", wait, strings.Join(live, ", "))
 		silent := slices.DeleteFunc(namesOf(s, ackers), func(name string) bool { return slices.Contains(up, name) })
 		loss = "rows that " + old + " wrote and nobody else has"

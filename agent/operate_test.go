@@ -29,6 +29,7 @@ type fakeServers struct {
 	mu      sync.Mutex
 	reports map[raftfsm.NodeID]*raftfsm.Report
 	silent  map[raftfsm.NodeID]bool
+	alone   map[raftfsm.NodeID]bool // mysqld of a silent node goes on
 	refuse  map[raftfsm.Op]raftfsm.Answer
 	hold    map[raftfsm.Op]bool // no answer comes
 }
@@ -41,7 +42,7 @@ func uuidOf(id raftfsm.NodeID) string {
 // is the primary, "w" is a witness. The coordinator is none of the servers that die.
 func settledCluster(t *testing.T, f func(t *testing.T, c *coordinator, srv *fakeServers), members ...string) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := &fakeServers{reports: map[raftfsm.NodeID]*raftfsm.Report{}, silent: map[raftfsm.NodeID]bool{},
+		srv := &fakeServers{reports: map[raftfsm.NodeID]*raftfsm.Report{}, silent: map[raftfsm.NodeID]bool{}, alone: map[raftfsm.NodeID]bool{},
 			refuse: map[raftfsm.Op]raftfsm.Answer{}, hold: map[raftfsm.Op]bool{}}
 		c, g := newTestCoordinator(t, srv.answer, members...)
 		srv.c, srv.g, c.self = c, g, raftfsm.NodeID(members[len(members)-1])
@@ -148,7 +149,7 @@ func (srv *fakeServers) report(ctx context.Context) {
 			c.Replica = &replica
 		}
 		for other, o := range srv.reports {
-			if o.Replica != nil && o.Replica.IORunning && o.Replica.SourceUUID == r.ServerUUID && !srv.silent[other] {
+			if o.Replica != nil && o.Replica.IORunning && o.Replica.SourceUUID == r.ServerUUID && (!srv.silent[other] || srv.alone[other]) {
 				c.Dumps = append(c.Dumps, o.ServerUUID)
 				if o.Replica.Ack {
 					c.Attached = append(c.Attached, o.ServerUUID)
@@ -346,6 +347,9 @@ func TestFailoverByHand(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		_, err := c.ask(t.Context(), raftfsm.RequestFailover, api.Ask{})
 		wantCode(t, err, api.ExitRefused, raftfsm.CodeCannotClose)
+		if !strings.Contains(err.Error(), "start a or b, or accept") {
+			t.Errorf("names not those that are missing: %v", err)
+		}
 		plan, err := c.ask(t.Context(), raftfsm.RequestFailover, api.Ask{DryRun: true, AllowLoss: true})
 		if err != nil || !strings.Contains(plan.Loss, "only b may have") || !strings.Contains(strings.Join(plan.Plan, "\n"), "6.5s") {
 			t.Errorf("%+v %v", plan, err)
@@ -450,6 +454,33 @@ func TestRemoveSilent(t *testing.T) {
 		}
 		if err != nil || !b.Already {
 			t.Errorf("%+v %v %q", b, err, srv.g.all())
+		}
+	}, "a", "b", "c", "w")
+}
+
+// The name of a silent node whose mysqld is seen to live is not given away: it may
+// acknowledge, and nobody would count it any more.
+func TestNameOfALivingServer(t *testing.T) {
+	settledCluster(t, func(t *testing.T, c *coordinator, srv *fakeServers) {
+		c.answers = func(context.Context, raftfsm.Member) bool { return false }
+		srv.mu.Lock()
+		srv.silent["b"] = true
+		srv.mu.Unlock()
+		time.Sleep(10 * time.Second) // it leaves the ack set
+		srv.mu.Lock()
+		srv.alone["b"] = true
+		srv.mu.Unlock()
+		time.Sleep(time.Second)
+		req := api.JoinRequest{Member: raftfsm.Member{ID: "b2", Name: "b", Address: "b:8801"}}
+		if r := c.join(t.Context(), req); r.OK || r.Refused || !strings.Contains(r.Err, "not gone") {
+			t.Errorf("%+v", r)
+		}
+		srv.mu.Lock()
+		srv.alone["b"] = false
+		srv.mu.Unlock()
+		time.Sleep(time.Second)
+		if r := c.join(t.Context(), req); !strings.Contains(r.Err, "forgotten") {
+			t.Errorf("%+v", r)
 		}
 	}, "a", "b", "c", "w")
 }

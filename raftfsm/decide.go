@@ -15,8 +15,8 @@ const (
 	stragglers = 50 * time.Millisecond
 	// stragglersShort is the same when k would otherwise fall below the policy.
 	stragglersShort = time.Second
-	// fenceSlack is added to a lease that has to be over for sure.
-	fenceSlack = 1500 * time.Millisecond
+	// FenceSlack is added to a lease that has to be over for sure.
+	FenceSlack = 1500 * time.Millisecond
 	// retryStep times the number of failures is waited before an order that
 	// failed is given again, up to retryMax.
 	retryStep = 200 * time.Millisecond

@@ -88,11 +88,11 @@ func (d *decider) trigger(p *NodeView) (why string, dead bool) {
 	silent := "nothing was heard of " + name
 	switch hears := d.hears(); {
 	case !d.closable():
-		d.why("%s, and its epoch cannot be closed: start %s", silent, d.wouldClose(nil))
+		d.why("%s, and its epoch cannot be closed: start %s", silent, d.wouldClose(d.liveAckers()))
 		return "", false
 	case !hears:
 		return silent + ", by its replicas neither", false
-	case p.Age > d.s.Policy.Lease+fenceSlack:
+	case p.Age > d.s.Policy.Lease+FenceSlack:
 		return silent + " for longer than its lease", true // it is fenced, or has no agent
 	}
 	d.why("%s, but its replicas hear it: its agent is lost", silent)
@@ -190,14 +190,17 @@ func (d *decider) hears() bool {
 
 // closable says that enough ackers are heard of to close the epoch without the
 // primary: nobody is sealed for nothing.
-func (d *decider) closable() bool {
+func (d *decider) closable() bool { return closedBy(d.s, d.liveAckers()) }
+
+// liveAckers gives the ackers that are heard of.
+func (d *decider) liveAckers() []NodeID {
 	var live []NodeID
 	for _, a := range d.s.Ackers {
 		if n := d.v.Node(a.Node); d.fresh(n) {
 			live = append(live, a.Node)
 		}
 	}
-	return closedBy(d.s, live)
+	return live
 }
 
 // describe records what members say of themselves.

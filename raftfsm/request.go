@@ -117,7 +117,7 @@ func PlanFailover(s *State, v *View, to NodeID, allowLoss bool) (Request, Refusa
 		return Request{}, Refusal{CodeInProgress, "a " + string(s.Request.Kind) + " is under way"}
 	case !allowLoss && !d.closable() && !d.fresh(v.Node(s.Primary)):
 		return Request{}, Refusal{CodeCannotClose, "epoch " + fmt.Sprint(s.Epoch) + " cannot be closed: acknowledged rows may be on hosts that do not answer; start " +
-			d.wouldClose(nil) + ", or accept their loss with --allow-data-loss"}
+			d.wouldClose(d.liveAckers()) + ", or accept their loss with --allow-data-loss"}
 	case !slices.ContainsFunc(s.DataMembers(), func(m Member) bool { return m.ID != s.Primary && d.fresh(v.Node(m.ID)) }):
 		return Request{}, Refusal{CodeNoCandidate, "no other member with a mysqld answers"}
 	}
@@ -373,5 +373,5 @@ func (d *decider) handOver() (sealed *Answer, done bool) {
 // lossAllowed says that the epoch may be succeeded without being closed, as a
 // person accepted: not before the last lease that may have been given is over.
 func (d *decider) lossAllowed() bool {
-	return d.s.Request != nil && d.s.Request.AllowLoss && d.v.PhaseAge >= d.s.Policy.Lease+fenceSlack
+	return d.s.Request != nil && d.s.Request.AllowLoss && d.v.PhaseAge >= d.s.Policy.Lease+FenceSlack
 }

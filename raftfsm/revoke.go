@@ -26,7 +26,7 @@ func (d *decider) closeEpoch() {
 		return
 	}
 	if !d.closed(f) && !lossy {
-		d.why("closing epoch %d (%s): sealed %s, need %s", d.s.Epoch, d.s.Why, orNobody(names(d.s, ids(f))), d.wouldClose(f))
+		d.why("closing epoch %d (%s): sealed %s, need %s", d.s.Epoch, d.s.Why, orNobody(names(d.s, ids(f))), d.wouldClose(ids(f)))
 		d.recheck(retryStep)
 		return
 	}
@@ -156,22 +156,25 @@ func sealedAckers(s *State, f []NodeID) int {
 	return n
 }
 
-// wouldClose names what is missing.
-func (d *decider) wouldClose(f []sealed) string {
+// wouldClose names what is missing beside f to close the epoch.
+func (d *decider) wouldClose(f []NodeID) string {
 	if d.s.Primary == "" {
 		return d.name(d.s.Founder)
 	}
 	text := d.name(d.s.Primary)
-	if short := Need(d.s.Ackers, d.s.K) - sealedAckers(d.s, ids(f)); d.s.K > 0 && short > 0 {
+	if short := Need(d.s.Ackers, d.s.K) - sealedAckers(d.s, f); d.s.K > 0 && short > 0 {
 		var rest []NodeID
 		for _, a := range d.s.Ackers {
-			if !slices.Contains(ids(f), a.Node) {
+			if !slices.Contains(f, a.Node) {
 				rest = append(rest, a.Node)
 			}
 		}
-		if short == len(rest) {
+		switch {
+		case len(rest) == 1:
+			text += " or " + names(d.s, rest)
+		case short == len(rest):
 			text += " or all of " + names(d.s, rest)
-		} else {
+		default:
 			text += " or " + plural(short) + " of " + names(d.s, rest)
 		}
 	}

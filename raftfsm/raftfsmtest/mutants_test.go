@@ -37,7 +37,7 @@ var mutants = []mutant{
 		bareProof,
 	}},
 	{name: "closed by the end of the lease", profile: "agents", changes: []change{
-		{"revoke.go", "return closedBy(d.s, ids(f)) }", "return closedBy(d.s, ids(f)) || len(f) > 0 && d.v.PhaseAge > d.s.Policy.Lease+fenceSlack && !d.fresh(d.v.Node(d.s.Primary)) }"},
+		{"revoke.go", "return closedBy(d.s, ids(f)) }", "return closedBy(d.s, ids(f)) || len(f) > 0 && d.v.PhaseAge > d.s.Policy.Lease+FenceSlack && !d.fresh(d.v.Node(d.s.Primary)) }"},
 		bareProof,
 	}},
 	{name: "need - 1", changes: []change{{"state.go", "return len(ackers) - k + 1", "return len(ackers) - k"}}},
