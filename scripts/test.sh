@@ -39,7 +39,7 @@ stage_pure() {
 
 stage_race() {
 	local packages
-	mapfile -t packages < <(existing ./raftfsm/... ./mysqlctl/gtid/... ./gossip/... ./agent/...)
+	mapfile -t packages < <(existing ./raftfsm/... ./mysqlctl/gtid/... ./gossip/... ./vip/... ./agent/...)
 	((${#packages[@]})) || return 0
 	CGO_ENABLED=1 go test -race -short -timeout 15m "${packages[@]}"
 }

@@ -1,0 +1,244 @@
+package vip
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// lookEvery is how often it is looked at what is on this host.
+	lookEvery = time.Second
+	// handover is how long after the end of a lease its holder may have the address
+	// still: the kernel's unit and its delay (S4).
+	handover = 1500 * time.Millisecond
+	// announceOften is how often it is announced while an earlier holder may still
+	// answer; announceAtOnce is for the first moments, as frames get lost.
+	announceOften  = 250 * time.Millisecond
+	announceAtOnce = 50 * time.Millisecond
+	// announceRarely mends what a network forgot.
+	announceRarely = 30 * time.Second
+	// askOften is how often a stranger is asked whether it is there still.
+	askOften = time.Second
+	// strangerFor is how long a stranger is remembered that does not answer.
+	strangerFor = 5 * time.Second
+)
+
+// address is one managed address.
+type address struct {
+	Address
+	link   link
+	socket *socket
+	order  order
+	said   Status
+
+	on        bool
+	since     time.Duration // this host has the role
+	contested time.Duration // until then an earlier holder may have it as well
+	speakAt   time.Duration // the next announcement and question
+	failed    error         // why it could not be put on
+
+	stranger   net.HardwareAddr // who is no member and has claimed it
+	strangerAt time.Duration    // last
+	refused    bool             // it is off for that
+}
+
+// attach finds the link and opens the socket on it.
+func (a *address) attach(k *kernel) error {
+	l, err := k.linkFor(a.Address)
+	if err != nil {
+		return err
+	}
+	s, err := openSocket(l.index, a.Addr)
+	if errors.Is(err, unix.EPERM) {
+		return fault(CodeCapability, capabilityHint, "this process may not send frames (CAP_NET_RAW): %w", err)
+	}
+	if err != nil {
+		return fault(CodeInterface, "", "%s on %s: %w", a.Addr, l.name, err)
+	}
+	if a.socket != nil {
+		a.socket.close()
+	}
+	a.link, a.socket = l, s
+	return nil
+}
+
+func (a *address) status() Status {
+	s := Status{Addr: a.Addr, Role: a.Role, Interface: a.link.name, Held: a.on}
+	switch {
+	case a.stranger != nil && a.refused:
+		s.Code, s.Problem = CodeDuplicate, fmt.Sprintf("%s has the address %s and is no member: it is not held here", a.stranger, a.Addr)
+	case a.stranger != nil:
+		s.Code, s.Problem = CodeDuplicate, fmt.Sprintf("%s answers for the address %s and is no member", a.stranger, a.Addr)
+	case a.failed != nil:
+		s.Code, s.Problem = codeOf(a.failed), fmt.Sprintf("%s on %s: %s", a.Addr, a.link.name, a.failed)
+	}
+	return s
+}
+
+func (m *Manager) over(a *address) bool { return m.cfg.Boottime() >= a.order.until }
+
+// begin holds an address that was not, or that an earlier run of the agent held.
+func (m *Manager) begin(a *address) {
+	m.putOn(a)
+	now := m.cfg.Boottime()
+	a.since, a.speakAt, a.contested = now, now, a.order.until+handover
+}
+
+// putOn puts the address on or renews it.
+func (m *Manager) putOn(a *address) {
+	left := a.order.until - m.cfg.Boottime()
+	if left < shortest {
+		return // it goes by itself, or with the end of the lease
+	}
+	err := m.kernel.put(a.link, a.Addr, int(left/time.Second))
+	if errors.Is(err, unix.ENODEV) { // the link was made anew
+		if err = a.attach(m.kernel); err == nil {
+			err = m.kernel.put(a.link, a.Addr, int(left/time.Second))
+		}
+	}
+	if err != nil && (a.failed == nil || a.failed.Error() != err.Error()) {
+		m.log.Error("virtual IP not put on", "vip", a.Addr, "interface", a.link.name, "err", err)
+	}
+	if a.failed = err; err != nil {
+		return
+	}
+	if !a.on {
+		a.on = true
+		m.log.Info("virtual IP put on", "vip", a.Addr, "interface", a.link.name, "left", left.Round(time.Millisecond))
+	}
+	// This process may have been stopped in between, for longer than the lease.
+	if m.over(a) {
+		m.takeOff(a)
+	}
+}
+
+// takeOff takes the address off. Where that fails the next look tries again.
+func (m *Manager) takeOff(a *address) {
+	if !a.on {
+		return
+	}
+	e := *entry(a.Addr, 0)
+	e.LinkIndex = a.link.index
+	if err := m.kernel.remove(e); err != nil {
+		m.log.Error("virtual IP not taken off: it goes when its lifetime is over", "vip", a.Addr, "interface", a.link.name, "err", err)
+		return
+	}
+	a.on = false
+	m.log.Info("virtual IP taken off", "vip", a.Addr, "interface", a.link.name)
+}
+
+// reconcile makes what is on this host what is wanted, whoever changed it.
+func (m *Manager) reconcile() {
+	list, err := m.kernel.addresses()
+	if err != nil {
+		m.log.Warn("virtual IPs not looked at", "err", err)
+		return
+	}
+	for _, a := range m.addresses {
+		if mac := m.kernel.mac(a.link); !bytes.Equal(mac, a.link.mac) { // a bond that failed over
+			a.link.mac, a.speakAt = mac, 0
+		}
+		was := a.on
+		a.on = false
+		for _, e := range list {
+			switch {
+			case !isAddr(e, a.Addr):
+			case e.LinkIndex == a.link.index && ours(e, a.Addr):
+				a.on = true
+			case a.order.want == unknown:
+			default: // it would outlive the lease
+				m.log.Warn("virtual IP was put on by somebody else: taking it off", "vip", a.Addr, "as", e.IPNet)
+				if err := m.kernel.remove(e); err != nil {
+					m.log.Error("not taken off", "vip", a.Addr, "err", err)
+				}
+			}
+		}
+		switch {
+		case a.on && (a.order.want == drop || a.refused):
+			m.takeOff(a) // of an earlier run
+		case !a.on && a.order.want == hold && !a.refused && !m.over(a):
+			if was {
+				m.log.Warn("virtual IP was gone: putting it back", "vip", a.Addr)
+			}
+			m.putOn(a)
+		}
+	}
+}
+
+// announce says where the addresses are, asks whether anybody else has them, and
+// looks at the answers. It gives when to be called next.
+func (m *Manager) announce() (next time.Duration) {
+	next = lookEvery
+	for _, a := range m.addresses {
+		now := m.cfg.Boottime()
+		m.listen(a, now)
+		if a.order.want != hold || !a.on && !a.refused {
+			continue // whatever is there yet, it is not for us to claim it
+		}
+		if now >= a.speakAt {
+			m.speak(a)
+			a.speakAt = now + a.pause(now)
+		}
+		next = min(next, a.speakAt-now)
+	}
+	return max(next, time.Millisecond)
+}
+
+// pause is the time between two announcements.
+func (a *address) pause(now time.Duration) time.Duration {
+	switch {
+	case now-a.since < 2*announceAtOnce:
+		return announceAtOnce
+	case now < a.contested:
+		return announceOften
+	case a.stranger != nil:
+		return askOften
+	}
+	return announceRarely
+}
+
+// speak sends; a link that is down is no news, it is spoken again.
+func (m *Manager) speak(a *address) {
+	frames := [][]byte{question(a.link.mac, a.Addr)}
+	if a.on {
+		frames = append(announcement(a.link.mac, a.Addr), frames...)
+	}
+	for _, f := range frames {
+		if err := a.socket.send(f); err != nil {
+			m.log.Debug("virtual IP not announced", "vip", a.Addr, "err", err)
+			return
+		}
+	}
+}
+
+// listen looks at who else claims the address. A member may: its lifetime is not
+// over yet. From a stranger it is taken for good only where no earlier holder can
+// be the one that answers, with a link that we do not know of.
+func (m *Manager) listen(a *address, now time.Duration) {
+	heard := a.socket.claimants(a.Addr) // also where it is not held, so that no old ones lie there
+	for _, mac := range heard {
+		if bytes.Equal(mac, a.link.mac) || m.cfg.Member != nil && m.cfg.Member(mac) || !a.on && !a.refused {
+			continue
+		}
+		if a.stranger.String() != mac.String() {
+			m.log.Warn("a host that is no member has the virtual IP", "vip", a.Addr, "mac", mac.String())
+			a.speakAt = now // and let the network know who should
+		}
+		a.stranger, a.strangerAt = mac, now
+		if a.on && now > a.contested {
+			m.log.Error("virtual IP given up to a host that is no member", "vip", a.Addr, "mac", mac.String())
+			a.refused = true
+			m.takeOff(a)
+		}
+	}
+	if a.stranger != nil && now-a.strangerAt > strangerFor {
+		m.log.Info("nobody else has the virtual IP any more", "vip", a.Addr)
+		a.stranger, a.refused = nil, false
+		m.reconcile()
+	}
+}
