@@ -124,7 +124,7 @@ func (f *failover) run() {
 		}
 		rows := b.acked(began)
 		return s.Epoch > before.Epoch && s.Phase == raftfsm.PhaseSettled && len(rows) > 0 && rows[len(rows)-1].at > b.now()-100*time.Millisecond,
-			fmt.Sprintf("epoch %d %s, primary %s, k %d, %d rows since", s.Epoch, s.Phase, s.Name(s.Primary), s.K, len(rows))
+			fmt.Sprintf("epoch %d %s, primary %s, k %d, ackers %v, %d rows since; %s", s.Epoch, s.Phase, s.Name(s.Primary), s.K, ackNames(&s), len(rows), c.doing())
 	})
 	b.mu.Lock()
 	b.onStep = nil

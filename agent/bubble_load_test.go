@@ -126,6 +126,12 @@ func (b *bubble) coordinator() (*bubbleHost, raftfsm.State) {
 	return nil, raftfsm.State{}
 }
 
+// doing says what the coordinator waits for.
+func (h *bubbleHost) doing() string {
+	_, _, doing, _ := h.coord.status()
+	return doing
+}
+
 // byID finds a member's host; its agent may be dead.
 func (b *bubble) byID(id raftfsm.NodeID) *bubbleHost {
 	for _, h := range b.hosts {

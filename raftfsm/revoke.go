@@ -195,7 +195,7 @@ func (d *decider) required(f []sealed) requirement {
 	byAckers := d.s.Floor
 	for _, x := range f {
 		if _, acker := d.s.Acker(x.m.ID); acker {
-			byAckers = byAckers.Union(x.a.Position())
+			byAckers = byAckers.Union(x.a.Position().Minus(ownTail(x.a, d.s.Floor)))
 		}
 		if x.m.ID == d.s.Primary || d.s.Primary == "" && x.m.ID == d.s.Founder {
 			out = append(out, d.s.Floor.Union(x.a.Position()))
@@ -205,6 +205,12 @@ func (d *decider) required(f []sealed) requirement {
 		out = append(out, byAckers)
 	}
 	return out
+}
+
+// ownTail is what a server wrote itself in a reign of its own and the floor does not
+// hold: nobody acknowledged it then, and it acknowledged it to nobody since.
+func ownTail(a *Answer, floor gtid.Set) gtid.Set {
+	return a.Executed.Only(a.ServerUUID).Minus(floor).Minus(a.Received)
 }
 
 // candidates gives those that may be promoted, best first.

@@ -14,6 +14,8 @@ type Sim struct {
 	World *World
 	s     *Schedule
 	rest  bool // clients rest
+	// unfired are the entries whose events did not happen.
+	unfired []Entry
 }
 
 // NewSim prepares it.
@@ -59,6 +61,9 @@ func (s *Sim) Play(safetyOnly bool) error {
 		return w.bad
 	}
 	w.say("--- heal")
+	for _, t := range w.triggers {
+		s.unfired = append(s.unfired, t.e)
+	}
 	s.heal()
 	s.rest = false
 	s.clients()
