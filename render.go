@@ -19,6 +19,7 @@ func renderStatus(st api.Status, wide, colours bool) string {
 	b.WriteString(headline(st, p))
 	b.WriteString(nodeTable(st, wide, p))
 	b.WriteString("\n")
+	b.WriteString(vipTable(st))
 	if wide && st.Cluster != "" {
 		fmt.Fprintf(&b, "\ncluster %s, answered by %s\n", st.Cluster, st.Source)
 	}
@@ -78,6 +79,18 @@ func nodeTable(st api.Status, wide bool, p painter) string {
 		}
 	}
 	return plainTable(header, rows)
+}
+
+// vipTable is nothing where there are no virtual IPs.
+func vipTable(st api.Status) string {
+	var rows []table.Row
+	for _, v := range st.VIPs {
+		rows = append(rows, table.Row{v.Address, v.Role, dash(v.Holder), dash(v.Interface)})
+	}
+	if len(rows) == 0 {
+		return ""
+	}
+	return "\n" + plainTable(table.Row{"vip", "for", "on", "interface"}, rows) + "\n"
 }
 
 // plainTable is a table without lines, its columns aligned.

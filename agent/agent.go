@@ -26,6 +26,7 @@ import (
 	"ha/agent/wire"
 	"ha/gossip"
 	"ha/raftfsm"
+	"ha/vip"
 )
 
 // nodeSide is what an agent does to its own mysqld, or, for a witness, does not.
@@ -34,6 +35,7 @@ type nodeSide interface {
 	Execute(ctx context.Context, o raftfsm.Order) raftfsm.Answer
 	Report() raftfsm.Report
 	Reigns() bool
+	Trigger()
 	EndForGood(ctx context.Context) error
 	Close() error
 }
@@ -50,10 +52,14 @@ type Agent struct {
 	client *http.Client
 	raft   *raftnode.Node
 	fsm    *fsm
-	gossip *gossip.Gossip
+	gossip atomic.Pointer[gossip.Gossip]
 	coord  *coordinator
 	node   atomic.Pointer[nodeSide]
-	fatal  chan error
+	vip    *vip.Manager // nil: no virtual IPs
+	// unserved are the virtual IPs that mysqld does not listen on.
+	unserved atomic.Pointer[[]raftfsm.Problem]
+	notes    chan string
+	fatal    chan error
 	// removed: the cluster has forgotten this node.
 	removed atomic.Bool
 
@@ -73,7 +79,7 @@ func New(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 	if err := cfg.ReadSecret(); err != nil {
 		return nil, err
 	}
-	return &Agent{cfg: cfg, log: log, version: version, outside: host(log), fsm: newFSM(), fatal: make(chan error, 1)}, nil
+	return &Agent{cfg: cfg, log: log, version: version, outside: host(log), fsm: newFSM(), fatal: make(chan error, 1), notes: make(chan string, maxNotes)}, nil
 }
 
 // stopBound is how long each part may take to stop.
@@ -92,6 +98,12 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		}
 	}()
 
+	if err := a.openVIP(); err != nil {
+		return err
+	}
+	if a.vip != nil {
+		undo = append(undo, a.vip.Close)
+	}
 	for _, dir := range []string{a.cfg.DataDir, a.cfg.RuntimeDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return api.Failed("make directory: %w", err)
@@ -137,6 +149,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group.Go(func() error { a.coordinate(gctx); return nil })
 	group.Go(func() error { a.leaveFullDisk(gctx); return nil })
 	group.Go(func() error { a.watchRemoval(gctx); return nil })
+	group.Go(func() error { a.keepNoting(gctx); return nil })
+	group.Go(func() error { return a.runVIP(gctx) })
+	group.Go(func() error { a.watchServed(gctx); return nil })
 	group.Go(func() error { return a.watchFatal(gctx) })
 	group.Go(func() error { return a.beMember(gctx, identity, fresh) })
 	group.Go(func() error { // the port closes first: nobody waits for answers that cannot come
@@ -232,7 +247,7 @@ func (a *Agent) startGossip(identity *wire.Identity) (stop func(), err error) {
 	if err != nil {
 		return nil, api.Failed("advertise address %s: %w", a.cfg.Advertise, err)
 	}
-	meta := gossip.Meta{ID: string(a.id), Name: a.cfg.Name, Addr: a.cfg.Advertise, Cluster: a.cluster(), Version: a.version, Witness: a.cfg.Witness}
+	meta := gossip.Meta{ID: string(a.id), Name: a.cfg.Name, Addr: a.cfg.Advertise, Cluster: a.cluster(), Version: a.version, Witness: a.cfg.Witness, MACs: a.macs()}
 	g, err := gossip.Start(gossip.Config{Meta: meta, Advertise: unmapped(addr.AddrPort()), Packets: a.wire.Packets(), Streams: a.wire.Gossip(),
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 			return wire.Dial(ctx, addr, wire.ProtoGossip, identity)
@@ -241,7 +256,7 @@ func (a *Agent) startGossip(identity *wire.Identity) (stop func(), err error) {
 	if err != nil {
 		return nil, api.Failed("gossip: %w", err)
 	}
-	a.gossip = g
+	a.gossip.Store(g)
 	return func() {
 		if err := g.Stop(); err != nil {
 			a.log.Debug("stop gossip", "err", err)

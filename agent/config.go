@@ -6,10 +6,13 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"ha/vip"
 )
 
 // Ports that are used where a configuration names none.
@@ -50,6 +53,9 @@ type Config struct {
 	Zone      string `toml:"zone"`
 	Priority  int    `toml:"priority"`
 	NoPromote bool   `toml:"no_promote"`
+
+	// VIPs are the virtual IPs; the same list on every node with a mysqld.
+	VIPs []VIPConfig `toml:"vip"`
 
 	MySQL MySQLConfig `toml:"mysql"`
 	Log   LogConfig   `toml:"log"`
@@ -101,6 +107,10 @@ func (c *Config) SetDefaults() {
 	c.RuntimeDir, c.SecretFile = absolute(c.RuntimeDir), absolute(c.SecretFile)
 	if !c.Witness {
 		c.MySQL.setDefaults(c)
+	}
+	c.VIPs = slices.Clone(c.VIPs) // the caller's stay as they are
+	for i := range c.VIPs {
+		setDefault(&c.VIPs[i].Role, string(vip.Primary))
 	}
 	setDefault(&c.Log.Level, "info")
 	setDefault(&c.Log.Format, "text")

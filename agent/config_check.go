@@ -49,6 +49,7 @@ func (c *Config) Validate() error {
 	if !c.Witness {
 		c.MySQL.check(c, &f)
 	}
+	c.checkVIPs(&f)
 	switch len(f) {
 	case 0:
 		return nil

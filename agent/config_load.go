@@ -92,6 +92,8 @@ func configKeys(t reflect.Type, prefix string) []string {
 		case tag == "-":
 		case f.Type.Kind() == reflect.Struct:
 			keys = append(keys, configKeys(f.Type, prefix+tag+".")...)
+		case f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct:
+			keys = append(keys, configKeys(f.Type.Elem(), prefix+tag+".")...)
 		default:
 			keys = append(keys, prefix+tag)
 		}

@@ -71,6 +71,7 @@ func TestLoadConfigErrors(t *testing.T) {
 		{"unknown key", "lisen = \"x\"\n", "unknown key lisen (did you mean listen?)"},
 		{"unknown key in a table", "[mysql]\ndatadir = \"x\"\n", "unknown key mysql.datadir (did you mean mysql.data_dir?)"},
 		{"key in the wrong place", "datadir = \"x\"\n", "did you mean data_dir?"},
+		{"unknown key of a virtual IP", "[[vip]]\nrol = \"x\"\n", "unknown key vip.rol (did you mean vip.role?)"},
 		{"unknown table", "[raft]\nheartbeat = 1\n", "unknown key raft"},
 		{"several", "lisen = \"x\"\nnam = \"y\"\n", "unknown key lisen (did you mean listen?); unknown key nam (did you mean name?)"},
 		{"a duration", "[mysql]\nstart_timeout = \"soon\"\n", "soon"},
@@ -155,6 +156,21 @@ func TestValidate(t *testing.T) {
 		{"another one", func(c *Config) { c.MySQL.Options = []string{"--loose-super_read_only=0"} }, "leave it away"},
 		{"no option", func(c *Config) { c.MySQL.Options = []string{"max_connections=1"} }, "not of the form"},
 		{"no my.cnf", func(c *Config) { c.MySQL.DefaultsFile = "/nonexistent/my.cnf" }, "mysql.defaults_file: "},
+		{"virtual IPs", func(c *Config) {
+			c.VIPs = []VIPConfig{{Address: "10.0.0.100"}, {Address: "fd00::100", Interface: "eth0", Role: "reader"}}
+		}, ""},
+		{"a virtual IP with a prefix", func(c *Config) { c.VIPs = []VIPConfig{{Address: "10.0.0.100/24"}} }, "vip.address: \"10.0.0.100/24\" has a prefix length"},
+		{"a virtual IP that is the host's", func(c *Config) {
+			c.Listen, c.SecretFile, c.VIPs = "10.0.0.1", secret, []VIPConfig{{Address: "10.0.0.1"}}
+		}, "a host's own address"},
+		{"a virtual IP that is another host's", func(c *Config) {
+			c.Join, c.VIPs = []string{"127.0.0.2", "10.0.0.2"}, []VIPConfig{{Address: "10.0.0.2"}}
+		}, "a host's own address (join)"},
+		{"a virtual IP twice", func(c *Config) { c.VIPs = []VIPConfig{{Address: "fd00::1"}, {Address: "FD00:0::1"}} }, "is there twice"},
+		{"the role of a virtual IP", func(c *Config) { c.VIPs = []VIPConfig{{Address: "10.0.0.100", Role: "writer"}} }, "vip.role: \"writer\""},
+		{"a witness with a virtual IP", func(c *Config) {
+			c.Witness, c.MySQL, c.VIPs = true, MySQLConfig{}, []VIPConfig{{Address: "10.0.0.100"}}
+		}, "vip: a witness"},
 		{"log level", func(c *Config) { c.Log.Level = "loud" }, "log.level: "},
 		{"log format", func(c *Config) { c.Log.Format = "xml" }, "log.format: "},
 	}

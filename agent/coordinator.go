@@ -368,6 +368,7 @@ func (c *coordinator) report(ctx context.Context, r *raftfsm.Report) (raftfsm.Gr
 	s := c.fsm.State()
 	g := raftfsm.GrantFor(&s, r.Node)
 	if g.Lease == 0 {
+		g.Reader = c.reader(ctx, r)
 		return g, nil
 	}
 	// The proof has to begin after the report came, and the state has to be
@@ -377,6 +378,18 @@ func (c *coordinator) report(ctx context.Context, r *raftfsm.Report) (raftfsm.Gr
 	}
 	s = c.fsm.State()
 	return raftfsm.GrantFor(&s, r.Node), nil
+}
+
+// reader is the lease of the readers' address that a replica's report earns.
+func (c *coordinator) reader(ctx context.Context, r *raftfsm.Report) time.Duration {
+	if _, configured := readerVIP(r); !configured || !c.prove(ctx) {
+		return 0
+	}
+	s, v, leading := c.look()
+	if !leading || readerOf(&s, &v) != r.Node {
+		return 0
+	}
+	return s.Policy.Lease
 }
 
 // notable says that a report is worth a look before the next tick.

@@ -51,6 +51,14 @@ func (a *Agent) handler() http.Handler {
 			return a.coord.takeHandOver(ctx, req)
 		})(w, r)
 	})
+	mux.HandleFunc("POST "+api.PathNote, func(w http.ResponseWriter, r *http.Request) {
+		take(func(ctx context.Context, n api.Note) (struct{}, error) {
+			if wire.PeerName(r.TLS) != string(n.Node) {
+				return struct{}{}, fmt.Errorf("a note of %s came from %s", n.Node, wire.PeerName(r.TLS))
+			}
+			return a.coord.takeNote(ctx, n)
+		})(w, r)
+	})
 	mux.HandleFunc("POST "+api.PathOrder, take(func(ctx context.Context, o raftfsm.Order) (raftfsm.Answer, error) {
 		return a.execute(ctx, o)
 	}))
@@ -191,8 +199,8 @@ func (a *Agent) addressOf(id string) (string, bool) {
 	if m, ok := s.Member(raftfsm.NodeID(id)); ok {
 		return m.Address, true
 	}
-	if a.gossip != nil {
-		for _, p := range a.gossip.Peers() {
+	if g := a.gossip.Load(); g != nil {
+		for _, p := range g.Peers() {
 			if p.ID == id {
 				return p.Addr, true
 			}

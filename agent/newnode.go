@@ -20,11 +20,12 @@ const agentAccount = "ha_agent"
 // newNode makes the node side. For a witness it has no mysqld.
 func (a *Agent) newNode(s raftfsm.State) (nodeSide, error) {
 	c := node.Config{ID: a.id, Version: a.version, DataDir: a.cfg.DataDir, RuntimeDir: a.cfg.RuntimeDir,
-		StartTimeout: a.cfg.MySQL.StartTimeout, Cluster: a.cluster, LastIndex: a.raft.LastIndex, Problems: a.raftProblems, Send: a.sendReport, Step: a.Step, Clock: a.outside.clock, Log: a.log}
+		StartTimeout: a.cfg.MySQL.StartTimeout, Cluster: a.cluster, LastIndex: a.raft.LastIndex, Problems: a.problems, Send: a.sendReport, Step: a.Step, Clock: a.outside.clock, Log: a.log}
 	if !a.cfg.Witness {
 		c.Mysqld, c.MysqlDir = a.outside.mysqld(a.mysqldConfig(s.AgentPassword)), a.cfg.MySQL.DataDir
 		c.Scratch = func(dir string) node.Mysqld { return a.outside.mysqld(a.scratchConfig(dir, s.AgentPassword)) }
 	}
+	a.hookVIP(&c)
 	n, err := node.New(c)
 	if err != nil {
 		return nil, api.Failed("node: %w", err)
@@ -34,6 +35,9 @@ func (a *Agent) newNode(s raftfsm.State) (nodeSide, error) {
 
 func (a *Agent) mysqldConfig(password string) mysqlctl.Config {
 	m := a.cfg.MySQL
+	if len(a.cfg.VIPs) > 0 { // they are not on this host when it starts
+		m.Host = "*"
+	}
 	return mysqlctl.Config{Mysqld: m.Mysqld, DataDir: m.DataDir, Socket: m.Socket, PidFile: m.PidFile, LogFile: m.LogFile,
 		Host: m.Host, Port: m.Port, ServerID: a.serverID(), User: m.User, DefaultsFile: m.DefaultsFile, Options: m.Options,
 		Account: mysqlctl.Account{User: agentAccount, Password: password}}

@@ -49,8 +49,10 @@ func BuildStatus(in StatusInput) api.Status {
 			b.stranger(r)
 		}
 	}
+	b.vips()
 	b.clusterIssues()
 	b.primaryIssues()
+	b.vipIssues()
 	for _, m := range b.members {
 		b.memberIssues(m)
 	}

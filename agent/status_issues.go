@@ -37,6 +37,8 @@ const (
 	IssueJoining        = "HA-JOINING"
 	IssueLeaving        = "HA-LEAVING"
 	IssueRequest        = "HA-REQUEST"      // a switchover or failover is under way
+	IssueVIPNobody      = "HA-VIP-NOBODY"   // a virtual IP that no node holds
+	IssueVIPConfig      = "HA-VIP-CONFIG"   // a node is not configured with it
 	IssueCannotClose    = "HA-CANNOT-CLOSE" // no failover: those that answer do not know every acknowledged row
 )
 
@@ -262,8 +264,11 @@ func (b *statusBuilder) memberIssues(m raftfsm.Member) {
 	r := seen.Report
 	for _, p := range r.Problems {
 		next := ""
-		if p.Code == raftnode.CodeDisk {
+		switch p.Code {
+		case raftnode.CodeDisk:
 			b.degraded, next = true, raftDiskHint
+		case codeNotServed:
+			next = "on a replica: kill -9 its mysqld, and its agent starts it anew; a primary is switched over first"
 		}
 		b.issue(api.Warning, p.Code, m.Name, next, "%s: %s", m.Name, p.Text)
 	}

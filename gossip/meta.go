@@ -17,6 +17,9 @@ type Meta struct {
 	Version string `json:"v,omitempty"` // of the program
 	Witness bool   `json:"w,omitempty"` // has no MySQL server
 	Leaving bool   `json:"l,omitempty"` // is about to stop on purpose
+	// MACs are the link-layer addresses that it announces virtual IPs with, with
+	// spaces between them.
+	MACs string `json:"m,omitempty"`
 }
 
 // ErrMeta says that a Meta cannot be sent.

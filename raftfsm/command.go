@@ -27,6 +27,7 @@ const (
 	CmdCheckpoint   Kind = "checkpoint"
 	CmdRebuild      Kind = "rebuild"     // grant a rebuild lease
 	CmdRebuildEnd   Kind = "rebuild_end" // end it
+	CmdNote         Kind = "note"        // what happened on a node, for people: an event and nothing else
 )
 
 // Command is one entry of the replicated log. Exactly the fields that its kind
@@ -34,8 +35,8 @@ const (
 type Command struct {
 	Kind Kind `json:"kind"`
 	// On is the State version it was decided on. Apply drops a command whose
-	// version has moved; checkpoints, found, and member descriptions that name
-	// none are excepted.
+	// version has moved; checkpoints, notes, found, and member descriptions that
+	// name none are excepted.
 	On uint64 `json:"on"`
 	// At is the coordinator's wall clock in milliseconds since 1970. People see
 	// it beside events; nothing is decided by it.

@@ -79,6 +79,8 @@ func (s *State) tell(before *State, c Command) string {
 		return s.acksText() + because
 	case CmdRebuild:
 		return fmt.Sprintf("rebuilding %s from %s%s", s.Name(c.Rebuild.Recipient), s.Name(c.Rebuild.Donor), because)
+	case CmdNote:
+		return s.noteText(c)
 	case CmdRebuildEnd:
 		if c.Why != "" {
 			return "rebuild of " + s.Name(c.Node) + " failed" + because
@@ -87,6 +89,20 @@ func (s *State) tell(before *State, c Command) string {
 	}
 	return ""
 }
+
+// note adds nothing but an event, and once: who did not hear that it was taken says
+// it again.
+func (s *State) note(c Command) string {
+	if _, ok := s.Member(c.Node); !ok {
+		return "no such member"
+	}
+	if n := len(s.Events); n > 0 && s.Events[n-1].Kind == CmdNote && s.Events[n-1].Text == s.noteText(c) {
+		return "unchanged"
+	}
+	return ""
+}
+
+func (s *State) noteText(c Command) string { return s.Name(c.Node) + ": " + c.Why }
 
 // acksText says who acknowledges.
 func (s *State) acksText() string {

@@ -58,6 +58,8 @@ func (s *State) apply(index uint64, c Command) string {
 	case CmdCheckpoint:
 		s.checkpoint(c.Checkpoints)
 		return ""
+	case CmdNote:
+		return s.note(c)
 	}
 	if c.On != s.Version {
 		return fmt.Sprintf("decided on version %d, state is at %d", c.On, s.Version)

@@ -131,3 +131,25 @@ func TestUnknownCommandPanics(t *testing.T) {
 	}()
 	m.apply(Command{Kind: "of the future"})
 }
+
+// A note is an event and nothing else, whatever version it was made on, and once.
+func TestNote(t *testing.T) {
+	m := reigning(t)
+	before := m.State.Clone()
+	note := Command{Kind: CmdNote, Node: "b", Why: "something happened", On: 99}
+	m.must(note)
+	if r := m.Machine.Apply(90, note); r.Dropped == "" {
+		t.Error("noted twice")
+	}
+	if r := m.Machine.Apply(91, Command{Kind: CmdNote, Node: "z", Why: "x"}); r.Dropped == "" {
+		t.Error("a stranger's was noted")
+	}
+	last := m.State.Events[len(m.State.Events)-1]
+	if last.Text != m.State.Name("b")+": something happened" || len(m.State.Events) != len(before.Events)+1 {
+		t.Errorf("%+v", m.State.Events)
+	}
+	m.State.Events = before.Events
+	if m.State.Version != before.Version || m.State.AuthIndex != before.AuthIndex {
+		t.Error("it changed the state")
+	}
+}

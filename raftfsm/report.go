@@ -231,6 +231,9 @@ type Report struct {
 	SleepingEvents int       `json:"sleeping_events,omitempty"`
 	Problems       []Problem `json:"problems,omitempty"`
 
+	// VIPs are the virtual IPs that the node is configured with.
+	VIPs []VIPReport `json:"vips,omitempty"`
+
 	// LeaseEpoch is the epoch of the grant held; 0 is none.
 	LeaseEpoch uint64 `json:"lease_epoch,omitempty"`
 	// Rebuild is how the rebuild under the lease with this index goes.
@@ -246,6 +249,14 @@ type Problem struct {
 	Text string `json:"text"`
 	// For is how long it has lasted, where that matters.
 	For time.Duration `json:"for,omitempty"`
+}
+
+// VIPReport is one virtual IP on one node.
+type VIPReport struct {
+	Addr      string `json:"addr"`
+	Reader    bool   `json:"reader,omitempty"` // for readers, on a replica
+	Interface string `json:"interface"`
+	Held      bool   `json:"held,omitempty"`
 }
 
 // ReplicaReport is the replication channel.
@@ -284,4 +295,7 @@ type Grant struct {
 	Epoch   uint64        `json:"epoch"`
 	Primary NodeID        `json:"primary"`
 	Lease   time.Duration `json:"lease"` // 0: not granted
+	// Reader is how long the node may hold the address of the readers; 0: it may
+	// not. No decision rests on it.
+	Reader time.Duration `json:"reader,omitempty"`
 }

@@ -21,6 +21,7 @@ const (
 	PathPing        = "/v1/ping"   // GET → Ping: who are you
 	// POST HandOver → nothing once it is recorded; coordinator only.
 	PathHandOver = "/v1/hand-over"
+	PathNote     = "/v1/note" // POST Note → nothing once it is recorded; coordinator only
 	// POST StepDown → StepDownReply; on the local unix socket only.
 	PathStepDown = "/v1/step-down"
 )
@@ -64,6 +65,7 @@ type Status struct {
 	AckSet      []string     `json:"ack_set"`     // names
 	Nodes       []NodeStatus `json:"nodes"`
 	Issues      []Issue      `json:"issues"`
+	VIPs        []VIPStatus  `json:"vips,omitempty"`
 	// Doing says what the coordinator is doing or waiting for; empty when
 	// there is nothing to do.
 	Doing string `json:"doing,omitempty"`
@@ -73,6 +75,15 @@ type Status struct {
 	Request *RequestStatus `json:"request,omitempty"`
 	// Source is the name of the agent that answered.
 	Source string `json:"source"`
+}
+
+// VIPStatus is one virtual IP, and who holds it.
+type VIPStatus struct {
+	Address string `json:"address"`
+	Role    string `json:"role"`             // primary, reader
+	Holder  string `json:"holder,omitempty"` // name; empty: nobody
+	// Interface is where the holder has it.
+	Interface string `json:"interface,omitempty"`
 }
 
 // RequestStatus is a switchover or failover under way.
@@ -178,6 +189,12 @@ type JoinReply struct {
 type HandOver struct {
 	From    raftfsm.NodeID `json:"from"`
 	Timeout time.Duration  `json:"timeout"` // for its preparation
+}
+
+// Note is something that happened on a node and that people want to know of.
+type Note struct {
+	Node raftfsm.NodeID `json:"node"`
+	Text string         `json:"text"`
 }
 
 // StepDown asks an agent to make its host fit to be stopped.

@@ -27,6 +27,10 @@ type fencer struct {
 	wake  chan struct{}
 	doing sync.Mutex // one fence at a time
 	open  bool       // Opened was called, Closed not yet
+
+	// telling keeps Opened and Closed in order: a grant that is being noted must
+	// not put the VIP back on a server that has just been closed.
+	telling sync.Mutex
 }
 
 func (f *fencer) init() { f.wake = make(chan struct{}, 1) }
@@ -125,8 +129,10 @@ func (n *Node) cutClients(ctx context.Context) {
 	}
 }
 
-// opened and closed tell the VIP, once each.
+// opened and closed tell the VIP, once each; renewed does again while it is open.
 func (n *Node) opened(left time.Duration) {
+	n.fence.telling.Lock()
+	defer n.fence.telling.Unlock()
 	n.fence.mu.Lock()
 	n.fence.open = true
 	n.fence.mu.Unlock()
@@ -136,6 +142,8 @@ func (n *Node) opened(left time.Duration) {
 }
 
 func (n *Node) closed() {
+	n.fence.telling.Lock()
+	defer n.fence.telling.Unlock()
 	n.fence.mu.Lock()
 	was := n.fence.open
 	n.fence.open = false
@@ -143,6 +151,20 @@ func (n *Node) closed() {
 	if was && n.cfg.Closed != nil {
 		n.cfg.Closed()
 	}
+}
+
+func (n *Node) renewed(left time.Duration) {
+	n.fence.telling.Lock()
+	defer n.fence.telling.Unlock()
+	if n.isOpen() && left > 0 && n.cfg.Opened != nil {
+		n.cfg.Opened(left)
+	}
+}
+
+func (n *Node) isOpen() bool {
+	n.fence.mu.Lock()
+	defer n.fence.mu.Unlock()
+	return n.fence.open
 }
 
 // take applies the grant that answered a report sent at sentAt.
@@ -156,11 +178,8 @@ func (n *Node) take(g raftfsm.Grant, sentAt time.Duration) {
 		}
 	case g.Lease > 0:
 		n.lease.grant(g.Epoch, sentAt, g.Lease)
-		n.fence.mu.Lock()
-		serving := n.fence.open
-		n.fence.mu.Unlock()
-		if _, left := n.lease.left(); serving && left > 0 && n.cfg.Opened != nil {
-			n.cfg.Opened(left)
-		}
+		_, left := n.lease.left()
+		n.renewed(left)
 	}
+	n.takeReader(g.Reader, sentAt)
 }

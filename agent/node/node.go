@@ -73,8 +73,14 @@ type Config struct {
 	// Opened and Closed, if set, are called when the node begins and ceases to
 	// serve as primary: for the VIP. Opened gets the lease that is left. They
 	// must return at once.
+	// Closed is called at the start as well, if the node does not serve then.
 	Opened func(left time.Duration)
 	Closed func()
+	// Reader, if set, is called with how long this node may hold the address of
+	// the readers; 0: it may not. It must return at once.
+	Reader func(left time.Duration)
+	// VIPs, if set, are the virtual IPs for the reports.
+	VIPs func() []raftfsm.VIPReport
 
 	// Step, if set, is called when an order's token is stored ("stored OP") and
 	// when it was carried out ("done OP"): tests die there.
@@ -98,6 +104,7 @@ type Node struct {
 	sup   supervisor
 	obs   observer
 	fence fencer
+	read  reader
 	copy  rebuilder
 
 	trigger chan struct{} // send a report now

@@ -296,6 +296,9 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 	if n.cfg.Problems != nil {
 		r.Problems = n.cfg.Problems()
 	}
+	if n.cfg.VIPs != nil {
+		r.VIPs = n.cfg.VIPs()
+	}
 	var stateErr error
 	var upSince time.Duration
 	if n.md != nil {

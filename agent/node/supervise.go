@@ -79,6 +79,11 @@ func (n *Node) isUp() bool {
 // takeOver is what an agent does first: it ends what an earlier agent left in
 // the server, and fences a server that may be writable without a valid lease.
 func (n *Node) takeOver(ctx context.Context) {
+	defer func() {
+		if !n.isOpen() && n.cfg.Closed != nil {
+			n.cfg.Closed() // what an earlier agent left
+		}
+	}()
 	n.adopt(ctx)
 	if !n.md.Alive() {
 		return
@@ -219,6 +224,7 @@ func (n *Node) exited(fails int) int {
 		n.log.Warn("mysqld exited")
 	}
 	n.closed()
+	n.stopReading()
 	n.Trigger()
 	return fails
 }
