@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ha/agent/api"
+	"ha/agent/hook"
 	"ha/agent/node"
 	"ha/agent/raftnode"
 	"ha/agent/wire"
@@ -58,6 +59,7 @@ type Agent struct {
 	vip    *vip.Manager // nil: no virtual IPs
 	// unserved are the virtual IPs that mysqld does not listen on.
 	unserved atomic.Pointer[[]raftfsm.Problem]
+	hooks    *hook.Runner // nil: there are none
 	notes    chan string
 	fatal    chan error
 	// removed: the cluster has forgotten this node.
@@ -142,6 +144,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	undo = append(undo, func() { a.bounded(a.raft.Shutdown) })
 	a.coord = a.newCoordinator()
+	a.openHooks()
 
 	undo = append(undo, a.serveLocal())
 	group, gctx := errgroup.WithContext(ctx)
@@ -151,6 +154,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group.Go(func() error { a.watchRemoval(gctx); return nil })
 	group.Go(func() error { a.keepNoting(gctx); return nil })
 	group.Go(func() error { return a.runVIP(gctx) })
+	group.Go(func() error { return a.runHooks(gctx) })
 	group.Go(func() error { a.watchServed(gctx); return nil })
 	group.Go(func() error { return a.watchFatal(gctx) })
 	group.Go(func() error { return a.beMember(gctx, identity, fresh) })

@@ -57,6 +57,8 @@ type Config struct {
 	// VIPs are the virtual IPs; the same list on every node with a mysqld.
 	VIPs []VIPConfig `toml:"vip"`
 
+	Hooks HookConfig `toml:"hooks"`
+
 	MySQL MySQLConfig `toml:"mysql"`
 	Log   LogConfig   `toml:"log"`
 }
@@ -111,6 +113,9 @@ func (c *Config) SetDefaults() {
 	c.VIPs = slices.Clone(c.VIPs) // the caller's stay as they are
 	for i := range c.VIPs {
 		setDefault(&c.VIPs[i].Role, string(vip.Primary))
+	}
+	if c.Hooks.Timeout == 0 {
+		c.Hooks.Timeout = 30 * time.Second
 	}
 	setDefault(&c.Log.Level, "info")
 	setDefault(&c.Log.Format, "text")

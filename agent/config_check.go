@@ -50,6 +50,7 @@ func (c *Config) Validate() error {
 		c.MySQL.check(c, &f)
 	}
 	c.checkVIPs(&f)
+	c.checkHooks(&f)
 	switch len(f) {
 	case 0:
 		return nil

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,6 +76,11 @@ func TestLoadConfigErrors(t *testing.T) {
 		{"unknown key of a virtual IP", "[[vip]]\nrol = \"x\"\n", "unknown key vip.rol (did you mean vip.role?)"},
 		{"unknown table", "[raft]\nheartbeat = 1\n", "unknown key raft"},
 		{"several", "lisen = \"x\"\nnam = \"y\"\n", "unknown key lisen (did you mean listen?); unknown key nam (did you mean name?)"},
+		{"a number as a hook", "[hooks]\non_promote = 1\n", "a hook is a list of strings"},
+		{"a number in a hook", "[hooks]\non_promote = [\"a\", 1]\n", "1 in a hook is no string"},
+		{"an empty hook", "[hooks]\non_demote = []\n", "an empty hook"},
+		{"a blank hook", "[hooks]\non_demote = \" \"\n", "an empty hook"},
+		{"unknown key of hooks", "[hooks]\non_promot = \"x\"\n", "did you mean hooks.on_promote?"},
 		{"a duration", "[mysql]\nstart_timeout = \"soon\"\n", "soon"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -103,6 +110,30 @@ func TestLoadConfigErrors(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+func TestLoadHooks(t *testing.T) {
+	c, err := LoadConfig(writeFile(t, "ha.toml", "[hooks]\non_promote = [\"tell\", \"a b\"]\non_demote = \"tell $HA_VIP\"\n", 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetDefaults()
+	if !slices.Equal(c.Hooks.OnPromote, Hook{"tell", "a b"}) || !slices.Equal(c.Hooks.OnDemote, Hook{"/bin/sh", "-c", "tell $HA_VIP"}) || c.Hooks.Timeout != 30*time.Second {
+		t.Errorf("%+v", c.Hooks)
+	}
+}
+
+func TestMentions(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("10.0.0.10"), netip.MustParseAddr("fd00::10")
+	for text, want := range map[string]bool{
+		"ip addr add 10.0.0.10/24 dev eth0": true, "arping -A 10.0.0.10.": true, "curl http://10.0.0.10:80/": true, "x=10.0.0.10": true,
+		"10.0.0.100": false, "110.0.0.10": false, "10.0.0.1": false, "$HA_VIP": false, "": false,
+		"ip -6 addr add fd00::10/64 dev eth0": true, "FD00:0:0::10": true, "http://[fd00::10]:80": true, "fd00::100": false, "fd00::1:10": false,
+	} {
+		if got := mentions(text, v4) || mentions(text, v6); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
 }
 
 // valid is a configuration without faults.
@@ -171,6 +202,23 @@ func TestValidate(t *testing.T) {
 		{"a witness with a virtual IP", func(c *Config) {
 			c.Witness, c.MySQL, c.VIPs = true, MySQLConfig{}, []VIPConfig{{Address: "10.0.0.100"}}
 		}, "vip: a witness"},
+		{"hooks", func(c *Config) {
+			c.VIPs = []VIPConfig{{Address: "10.0.0.10"}}
+			c.Hooks.OnPromote, c.Hooks.OnDemote = Hook{"/bin/sh", "-c", "notify 10.0.0.100 $HA_VIP"}, Hook{"/bin/true"}
+		}, ""},
+		{"a hook that puts the address on", func(c *Config) {
+			c.VIPs = []VIPConfig{{Address: "10.0.0.10"}}
+			c.Hooks.OnPromote = Hook{"/bin/sh", "-c", "sudo /sbin/ip a a 10.0.0.10/16 dev eth0 && arping -c 3 -A 10.0.0.10 -I eth0"}
+		}, "hooks.on_promote: names 10.0.0.10, which ha puts on"},
+		{"or takes it off", func(c *Config) {
+			c.VIPs = []VIPConfig{{Address: "fd00::10"}}
+			c.Hooks.OnDemote = Hook{"/bin/true", "FD00:0::10/64"}
+		}, "hooks.on_demote: names fd00::10"},
+		{"no such hook", func(c *Config) { c.Hooks.OnPromote = Hook{"/nonexistent/hook"} }, "hooks.on_promote: /nonexistent/hook cannot be run"},
+		{"a hook of a witness", func(c *Config) {
+			c.Witness, c.MySQL, c.Hooks.OnDemote = true, MySQLConfig{}, Hook{"/bin/true"}
+		}, "hooks.on_demote: a witness"},
+		{"no time for hooks", func(c *Config) { c.Hooks.Timeout = time.Millisecond }, "hooks.timeout: 1ms"},
 		{"log level", func(c *Config) { c.Log.Level = "loud" }, "log.level: "},
 		{"log format", func(c *Config) { c.Log.Format = "xml" }, "log.format: "},
 	}

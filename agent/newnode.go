@@ -26,6 +26,7 @@ func (a *Agent) newNode(s raftfsm.State) (nodeSide, error) {
 		c.Scratch = func(dir string) node.Mysqld { return a.outside.mysqld(a.scratchConfig(dir, s.AgentPassword)) }
 	}
 	a.hookVIP(&c)
+	a.hookRole(&c)
 	n, err := node.New(c)
 	if err != nil {
 		return nil, api.Failed("node: %w", err)

@@ -45,7 +45,7 @@ func (a *Agent) hookVIP(c *node.Config) {
 		return
 	}
 	c.VIPs = a.vipReports
-	c.Opened = func(left time.Duration) { m.Hold(vip.Primary, left) }
+	c.Opened = func(_ uint64, left time.Duration) { m.Hold(vip.Primary, left) }
 	c.Closed = func() { m.Drop(vip.Primary) }
 	c.Reader = func(left time.Duration) {
 		if left > 0 {

@@ -100,7 +100,7 @@ func inBubble(t *testing.T, f func(b *bench)) {
 		}
 		b.cfg = Config{ID: "n1", Version: "test", DataDir: dir, RuntimeDir: dir, Mysqld: b.md, MysqlDir: b.md.dir,
 			Cluster: func() string { return "c1" }, LastIndex: func() uint64 { return 7 }, Send: b.co.send, Clock: b.clock,
-			Opened: func(time.Duration) { b.note("open") }, Closed: b.noteClosed,
+			Opened: func(uint64, time.Duration) { b.note("open") }, Closed: b.noteClosed,
 			Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
 		f(b)
 		b.end()

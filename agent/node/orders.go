@@ -137,8 +137,7 @@ func (n *Node) openWrites(ctx context.Context, epoch uint64) error {
 		n.fenceNow(context.WithoutCancel(ctx))
 		return err
 	}
-	_, left := n.lease.left()
-	n.opened(left)
+	n.opened(n.lease.left())
 	n.log.Info("open for writes", "epoch", epoch)
 	return nil
 }
