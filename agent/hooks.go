@@ -42,9 +42,9 @@ func (a *Agent) hookRole(c *node.Config) {
 		return
 	}
 	opened, closed := c.Opened, c.Closed
-	c.Opened = func(epoch uint64, left time.Duration) {
+	c.Opened = func(epoch uint64, until time.Duration) {
 		if opened != nil {
-			opened(epoch, left)
+			opened(epoch, until)
 		}
 		a.hooks.Opened(epoch)
 	}

@@ -10,6 +10,7 @@ import (
 	"ha/agent/api"
 	"ha/agent/raftnode"
 	"ha/raftfsm"
+	"ha/vip"
 )
 
 // Code words of what status finds. They are stable: scripts know them.
@@ -267,6 +268,10 @@ func (b *statusBuilder) memberIssues(m raftfsm.Member) {
 		switch p.Code {
 		case raftnode.CodeDisk:
 			b.degraded, next = true, raftDiskHint
+		case vip.CodeDuplicate:
+			next = "find the host with that link-layer address, and give it another IP address"
+		case vip.CodeInterface, vip.CodeFailed:
+			next = "see `ip link` on " + m.Name + " and the log of its agent"
 		case codeNotServed:
 			next = "on a replica: kill -9 its mysqld, and its agent starts it anew; a primary is switched over first"
 		}

@@ -45,11 +45,11 @@ func (a *Agent) hookVIP(c *node.Config) {
 		return
 	}
 	c.VIPs = a.vipReports
-	c.Opened = func(_ uint64, left time.Duration) { m.Hold(vip.Primary, left) }
+	c.Opened = func(_ uint64, until time.Duration) { m.Hold(vip.Primary, until) }
 	c.Closed = func() { m.Drop(vip.Primary) }
-	c.Reader = func(left time.Duration) {
-		if left > 0 {
-			m.Hold(vip.Reader, left)
+	c.Reader = func(until time.Duration) {
+		if until > 0 {
+			m.Hold(vip.Reader, until)
 		} else {
 			m.Drop(vip.Reader)
 		}

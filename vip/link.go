@@ -1,9 +1,11 @@
 package vip
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -136,6 +138,15 @@ func (k *kernel) mac(l link) net.HardwareAddr {
 		return l.mac
 	}
 	return now.Attrs().HardwareAddr
+}
+
+// isOwn says that a link-layer address belongs to a link of this host.
+func (k *kernel) isOwn(mac net.HardwareAddr) bool {
+	links, err := k.h.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return false
+	}
+	return slices.ContainsFunc(links, func(l netlink.Link) bool { return bytes.Equal(l.Attrs().HardwareAddr, mac) })
 }
 
 // addresses lists all that are on this host.

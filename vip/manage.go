@@ -202,10 +202,11 @@ func (a *address) pause(now time.Duration) time.Duration {
 	return announceRarely
 }
 
-// speak sends; a link that is down is no news, it is spoken again.
+// speak sends what was not true a moment ago only if this process was stopped in
+// between: the holder hears that and speaks again. A link that is down is no news.
 func (m *Manager) speak(a *address) {
 	frames := [][]byte{question(a.link.mac, a.Addr)}
-	if a.on {
+	if a.on && !m.over(a) {
 		frames = append(announcement(a.link.mac, a.Addr), frames...)
 	}
 	for _, f := range frames {
@@ -222,7 +223,11 @@ func (m *Manager) speak(a *address) {
 func (m *Manager) listen(a *address, now time.Duration) {
 	heard := a.socket.claimants(a.Addr) // also where it is not held, so that no old ones lie there
 	for _, mac := range heard {
-		if bytes.Equal(mac, a.link.mac) || m.cfg.Member != nil && m.cfg.Member(mac) || !a.on && !a.refused {
+		if bytes.Equal(mac, a.link.mac) || !a.on && !a.refused || m.kernel.isOwn(mac) {
+			continue // two links to one network answer for each other
+		}
+		if m.cfg.Member != nil && m.cfg.Member(mac) {
+			a.speakAt = now // it was stopped and announced what it no longer has, say
 			continue
 		}
 		if a.stranger.String() != mac.String() {

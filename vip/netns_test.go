@@ -21,7 +21,7 @@ import (
 // the test's thread is in, and a peer.
 type hosts struct {
 	here, there *netlink.Handle
-	ns          netns.NsHandle
+	ns, far     netns.NsHandle
 }
 
 var (
@@ -53,7 +53,7 @@ func twoHosts(t *testing.T) *hosts {
 	own, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	must(t, err)
 	t.Cleanup(func() { own.Close(); peer.Close(); _ = here.Close(); _ = there.Close() })
-	h := &hosts{here: own, there: peer, ns: here}
+	h := &hosts{here: own, there: peer, ns: here, far: there}
 	h.plug(t, there)
 	return h
 }
@@ -105,6 +105,19 @@ func find(t *testing.T, h *netlink.Handle, addr netip.Addr) []netlink.Addr {
 		}
 	}
 	return out
+}
+
+// listen opens a socket on the peer's end of the cable.
+func (h *hosts) listen(t *testing.T, addr netip.Addr) *socket {
+	t.Helper()
+	l, err := h.there.LinkByName(cable)
+	must(t, err)
+	must(t, netns.Set(h.far))
+	s, err := openSocket(l.Attrs().Index, addr)
+	must(t, netns.Set(h.ns))
+	must(t, err)
+	t.Cleanup(s.close)
+	return s
 }
 
 // believes gives the link-layer address at which the peer thinks addr is.
@@ -175,7 +188,7 @@ func renew(t *testing.T, m *Manager, role Role, lease time.Duration) (stop func(
 		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
 		for ctx.Err() == nil {
-			m.Hold(role, lease)
+			m.Hold(role, boottime()+lease)
 			select {
 			case <-tick.C:
 			case <-ctx.Done():

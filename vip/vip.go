@@ -148,11 +148,12 @@ func (m *Manager) MACs() []net.HardwareAddr {
 	return out
 }
 
-// Hold says that this host has the role for as long as left. It returns at once;
+// Hold says that this host has the role until that time on the boottime clock: not
+// for how long, as this process may be stopped while it says so. It returns at once;
 // the addresses are put on, or renewed, a moment later.
-func (m *Manager) Hold(role Role, left time.Duration) {
+func (m *Manager) Hold(role Role, until time.Duration) {
 	m.mu.Lock()
-	m.orders[role] = order{hold, m.cfg.Boottime() + left, true}
+	m.orders[role] = order{hold, until, true}
 	m.mu.Unlock()
 	m.stir()
 }

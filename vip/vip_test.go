@@ -27,7 +27,7 @@ func TestHoldAndDrop(t *testing.T) {
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		h.mislead(t, vip)
 	}
-	m.Hold(Primary, lease-10*time.Millisecond)
+	m.Hold(Primary, boottime()+lease-10*time.Millisecond)
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		within(t, time.Second, "put on", func() bool { return len(find(t, h.here, vip)) == 1 })
 		e := find(t, h.here, vip)[0]
@@ -65,10 +65,24 @@ func TestRenewedAndOver(t *testing.T) {
 		}
 	}
 	stop()
-	m.Hold(Primary, 900*time.Millisecond) // a grant that came late
+	m.Hold(Primary, boottime()+900*time.Millisecond) // a grant that came late
 	within(t, 900*time.Millisecond+handover, "gone with the lease", func() bool {
 		return len(find(t, h.here, vip4)) == 0 && len(find(t, h.here, vip6)) == 0
 	})
+}
+
+// A lease that was over when the grant came through, as after a stop of this process,
+// puts nothing on and announces nothing.
+func TestOverBeforeItCame(t *testing.T) {
+	t.Parallel()
+	h := twoHosts(t)
+	m := h.open(t, Config{})
+	h.mislead(t, vip4)
+	m.Hold(Primary, boottime()-time.Millisecond)
+	m.Drop(Reader) // a pass was made
+	if len(find(t, h.here, vip4)) != 0 || m.Status()[0].Held || h.believes(t, vip4) != oldMAC.String() {
+		t.Errorf("%+v, the peer believes %s", m.Status(), h.believes(t, vip4))
+	}
 }
 
 // Whatever is changed by hand is changed back, and what an earlier run left goes
@@ -93,7 +107,7 @@ func TestReconcile(t *testing.T) {
 	must(t, h.here.AddrReplace(l, entry(vip4, 60))) // while the role is elsewhere
 	within(t, 3*time.Second, "taken off", func() bool { return len(find(t, h.here, vip4)) == 0 })
 
-	m.Hold(Primary, time.Minute)
+	m.Hold(Primary, boottime()+time.Minute)
 	within(t, time.Second, "put on", func() bool { return len(find(t, h.here, vip6)) == 1 })
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		must(t, h.here.AddrDel(l, entry(vip, 0)))
@@ -147,9 +161,9 @@ func TestRoles(t *testing.T) {
 	has := func(a, b int) func() bool {
 		return func() bool { return len(find(t, h.here, vip4)) == a && len(find(t, h.here, vip6)) == b }
 	}
-	m.Hold(Reader, lease)
+	m.Hold(Reader, boottime()+lease)
 	within(t, time.Second, "reader", has(0, 1))
-	m.Hold(Primary, lease)
+	m.Hold(Primary, boottime()+lease)
 	within(t, time.Second, "both", has(1, 1))
 	m.Drop(Reader)
 	within(t, time.Second, "primary", has(1, 0))
@@ -240,6 +254,37 @@ func TestDuplicate(t *testing.T) {
 			}
 			within(t, 8*time.Second, "taken back", all(func(s Status) bool { return s.Held && s.Code == "" }))
 		})
+	}
+}
+
+// A member that was stopped and announces what it has no longer is contradicted.
+func TestClaimIsAnswered(t *testing.T) {
+	t.Parallel()
+	h := twoHosts(t)
+	m := h.open(t, Config{Member: func(mac net.HardwareAddr) bool { return mac.String() == oldMAC.String() }})
+	renew(t, m, Primary, 2*time.Second)
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		s, heard := h.listen(t, vip), time.Now()
+		within(t, 8*time.Second, "calm", func() bool {
+			if len(s.claimants(vip)) > 0 {
+				heard = time.Now()
+			}
+			return time.Since(heard) > 2*announceOften
+		})
+		must(t, s.send(announcement(oldMAC, vip)[0]))
+		took := within(t, 2*lookEvery, "announced", func() bool {
+			said := s.claimants(vip)
+			return len(said) > 0 && said[0].String() == h.mac(t)
+		})
+		t.Logf("%s: contradicted after %s", vip, took)
+		if s := m.Status()[0]; !s.Held || s.Code != "" {
+			t.Errorf("%+v", s)
+		}
+	}
+	own, err := net.ParseMAC(h.mac(t))
+	must(t, err)
+	if !m.kernel.isOwn(own) || m.kernel.isOwn(oldMAC) {
+		t.Error("does not know its own links")
 	}
 }
 

@@ -130,14 +130,14 @@ func (n *Node) cutClients(ctx context.Context) {
 }
 
 // opened and closed tell the VIP, once each; renewed does again while it is open.
-func (n *Node) opened(epoch uint64, left time.Duration) {
+func (n *Node) opened(epoch uint64, until time.Duration) {
 	n.fence.telling.Lock()
 	defer n.fence.telling.Unlock()
 	n.fence.mu.Lock()
 	n.fence.open = true
 	n.fence.mu.Unlock()
 	if n.cfg.Opened != nil {
-		n.cfg.Opened(epoch, left)
+		n.cfg.Opened(epoch, until)
 	}
 }
 
@@ -153,11 +153,11 @@ func (n *Node) closed() {
 	}
 }
 
-func (n *Node) renewed(epoch uint64, left time.Duration) {
+func (n *Node) renewed(epoch uint64, until time.Duration) {
 	n.fence.telling.Lock()
 	defer n.fence.telling.Unlock()
-	if n.isOpen() && left > 0 && n.cfg.Opened != nil {
-		n.cfg.Opened(epoch, left)
+	if n.isOpen() && until > 0 && n.cfg.Opened != nil {
+		n.cfg.Opened(epoch, until)
 	}
 }
 
@@ -178,7 +178,7 @@ func (n *Node) take(g raftfsm.Grant, sentAt time.Duration) {
 		}
 	case g.Lease > 0:
 		n.lease.grant(g.Epoch, sentAt, g.Lease)
-		n.renewed(n.lease.left())
+		n.renewed(n.lease.get())
 	}
 	n.takeReader(g.Reader, sentAt)
 }

@@ -71,14 +71,15 @@ type Config struct {
 	// called from several goroutines.
 	Send func(context.Context, raftfsm.Report) (raftfsm.Grant, error)
 	// Opened and Closed, if set, are called when the node begins and ceases to
-	// serve as primary: for the VIP. Opened gets the epoch and the lease that is
-	// left, and is called again with each grant. They must return at once.
+	// serve as primary: for the VIP. Opened gets the epoch and the end of the lease
+	// on the boottime clock, and is called again with each grant. They must return
+	// at once.
 	// Closed is called at the start as well, if the node does not serve then.
-	Opened func(epoch uint64, left time.Duration)
+	Opened func(epoch uint64, until time.Duration)
 	Closed func()
-	// Reader, if set, is called with how long this node may hold the address of
-	// the readers; 0: it may not. It must return at once.
-	Reader func(left time.Duration)
+	// Reader, if set, is called with the time until which this node may hold the
+	// address of the readers; 0: it may not. It must return at once.
+	Reader func(until time.Duration)
 	// VIPs, if set, are the virtual IPs for the reports.
 	VIPs func() []raftfsm.VIPReport
 

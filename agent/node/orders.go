@@ -137,7 +137,7 @@ func (n *Node) openWrites(ctx context.Context, epoch uint64) error {
 		n.fenceNow(context.WithoutCancel(ctx))
 		return err
 	}
-	n.opened(n.lease.left())
+	n.opened(n.lease.get())
 	n.log.Info("open for writes", "epoch", epoch)
 	return nil
 }

@@ -24,14 +24,14 @@ func (n *Node) takeReader(lease, sentAt time.Duration) {
 		return
 	}
 	r.sentAt = sentAt
-	left := time.Duration(0)
-	if lease > 0 {
-		left = max(0, sentAt+lease-n.clock.Boottime())
+	until := sentAt + lease
+	if lease <= 0 || until <= n.clock.Boottime() {
+		until = 0
 	}
-	if left > 0 || r.on || !r.known {
-		n.cfg.Reader(left)
+	if until > 0 || r.on || !r.known {
+		n.cfg.Reader(until)
 	}
-	r.known, r.on = true, left > 0
+	r.known, r.on = true, until > 0
 }
 
 // stopReading gives the address up at once: mysqld is gone.

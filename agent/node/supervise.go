@@ -100,7 +100,7 @@ func (n *Node) takeOver(ctx context.Context) {
 	case left > 0:
 		n.fence.arm()
 		n.log.Info("mysqld goes on serving under the lease", "epoch", epoch, "left", left)
-		n.opened(epoch, left)
+		n.opened(n.lease.get())
 	default:
 		n.log.Warn("mysqld may be writable and no lease lasts: fencing", "epoch", epoch)
 		n.fence.arm()
