@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"golang.org/x/sys/unix"
 	"ha/agent/api"
@@ -414,6 +415,32 @@ var faults = []fault{
 		go func() { _ = stranger.Wait() }()
 		e.takenOver(st.Primary, at, 20*time.Second)
 	}, true},
+	{"mysqld of the primary dies again and again", func(e *e2e, st api.Status) {
+		at := time.Now()
+		for range 50 { // ten seconds
+			for _, pid := range e.PIDs(st.Primary, "mysqld") {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			e.wait(200 * time.Millisecond)
+		}
+		e.takenOver(st.Primary, at, 20*time.Second)
+	}, true},
+	{"the others purged what a replica lacks", func(e *e2e, st api.Status) {
+		r := replicaOf(st)
+		e.kill(r, sandbox.KillHost)
+		e.grow(200)
+		for _, n := range st.Nodes {
+			if n.Name == r {
+				continue
+			}
+			e.purge(n.Name)
+		}
+		e.start(r)
+		e.eventually(60*time.Second, "it is copied anew", func() (bool, string) {
+			text := e.ha("events", "-n", "5")
+			return strings.Contains(text, r+" was rebuilt"), text
+		})
+	}, false},
 	{"an acker's mysqld frozen for 6 s", func(e *e2e, st api.Status) {
 		thaw := e.frozen(replicaOf(st), "mysqld")
 		e.grow(100)
@@ -484,6 +511,29 @@ var faults = []fault{
 			return err == nil && on, fmt.Sprint(on, err)
 		})
 	}, false},
+}
+
+// purge has a server begin a new binary log and delete those before it.
+func (e *e2e) purge(node string) {
+	e.Helper()
+	db := e.root(node)
+	_, err := db.ExecContext(e.Context(), "FLUSH BINARY LOGS")
+	var name, size, crypted string
+	if err == nil {
+		rows, qerr := db.QueryContext(e.Context(), "SHOW BINARY LOGS")
+		if err = qerr; err == nil {
+			for rows.Next() {
+				err = errors.Join(err, rows.Scan(&name, &size, &crypted))
+			}
+			err = errors.Join(err, rows.Err(), rows.Close())
+		}
+	}
+	if err == nil {
+		_, err = db.ExecContext(e.Context(), "PURGE BINARY LOGS TO '"+name+"'")
+	}
+	if err != nil {
+		e.Fatalf("purge %s: %v", node, err)
+	}
 }
 
 func (e *e2e) wait(d time.Duration) {
