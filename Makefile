@@ -9,7 +9,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover faults bench-idle clean
+.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover faults bench-idle lab lab-fast lab-all clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,16 @@ faults: deps ## every fault that one host can show, ROUNDS (10) times, and a dea
 
 bench-idle: deps ## what an idle cluster costs
 	go run ./bench/idle
+
+lab: deps ## hosts, network and virtual IP on this machine, to break by hand (root); until Ctrl-C
+	go run ./lab/up
+
+lab-fast: deps ## a few faults of hosts and networks (root); part of make test
+	go test ./lab -count=1 -v -timeout 15m
+
+FAULT ?= .
+lab-all: deps ## every fault of hosts, networks, disks and replication, or those that match FAULT (root); writes docs/FAULTS.md
+	go test ./lab -count=1 -v -timeout 3h -run '^Test(NothingStays|Process|Network|Disk|Replication)$$/$(FAULT)' -args -all -table $(CURDIR)/docs/FAULTS.md
 
 clean: ## remove what was built, but not .deps
 	rm -rf ha artifacts

@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 // topLevel are the directories that the repository may have.
 var topLevel = []string{
 	"agent", "raftfsm", "mysqlctl", "vip", "xtra", "gossip", "testdata",
-	"docs", "deploy", "scripts", "tools", "bench", ".ci",
+	"docs", "deploy", "scripts", "tools", "bench", "lab", ".ci",
 }
 
 // source is one Go file, with all that the checks look at.
@@ -70,10 +70,10 @@ func layerOf(dir string) string {
 	return first
 }
 
-// isDriver says whether a layer drives the product from outside (benchmarks,
-// scripts): it may import everything, and nothing may import it.
+// isDriver says whether a layer drives the product from outside (benchmarks, the
+// lab, scripts): it may import everything, and nothing may import it.
 func isDriver(layer string) bool {
-	return slices.Contains([]string{"bench", "scripts", "tools", "deploy"}, layer)
+	return slices.Contains([]string{"bench", "lab", "scripts", "tools", "deploy"}, layer)
 }
 
 // isTestHelper says whether a directory holds a package for tests only, such as
@@ -311,6 +311,8 @@ func TestCheckArrows(t *testing.T) {
 		{"main_test.go", "ha/mysqlctl", true},
 		{"e2e_test.go", "ha/bench/load", true},
 		{"main.go", "ha/bench/load", false},
+		{"agent/agent_test.go", "ha/lab", false},
+		{"lab/lab.go", "ha/bench/load", true},
 		{"agent/agent.go", "ha/raftfsm", true},
 		{"agent/agent.go", "ha/mysqlctl", true},
 		{"agent/agent.go", "ha/mysqlctl/gtid", true},

@@ -50,7 +50,7 @@ stage_real() {
 		echo "no mysqld at $HA_MYSQLD: run make deps, or set HA_MYSQLD"
 		return 1
 	fi
-	mapfile -t packages < <(existing ./mysqlctl/... ./agent/...)
+	mapfile -t packages < <(existing ./mysqlctl/... ./agent/... ./lab/...)
 	# One package at a time: each starts several servers.
 	# -count=1: what servers did yesterday is no proof for today.
 	go test -count=1 -p 1 -timeout 15m "${packages[@]}" .

@@ -1,0 +1,292 @@
+package lab_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ha/agent/api"
+	"ha/bench/load"
+	"ha/lab"
+)
+
+var (
+	all   = flag.Bool("all", false, "try every fault, not the quick ones only")
+	table = flag.String("table", "", "write what was seen to this `file`")
+)
+
+// fault is something that goes wrong under load, and what has to hold after it.
+type fault struct {
+	name string
+	// quick ones are part of make test.
+	quick bool
+	// strike does it and puts it right again. What is still wrong with the network
+	// when it returns is healed.
+	strike func(s *scene, before api.Status)
+	// moves says what becomes of the primary's role.
+	moves moves
+	// direct is the longest that writers which know all servers may wait; vip those
+	// that know the virtual IP. 0: not bounded.
+	direct, vip time.Duration
+	// well is how long it may take until all is well again; 0: 20 s.
+	well time.Duration
+	// known is what is wrong with the product; the fault fails, and make test does
+	// without it.
+	known string
+}
+
+type moves int
+
+const (
+	stays moves = iota // the same primary
+	moved              // another one
+	maybe
+)
+
+// scene is a lab under load, for a test.
+type scene struct {
+	*testing.T
+	*lab.Scene
+	note string // for the table
+}
+
+func (s *scene) must(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+// host finds one that exists.
+func (s *scene) host(name string) *lab.Host {
+	s.Helper()
+	h, err := s.Host(name)
+	s.must(err)
+	return h
+}
+
+func (s *scene) eventually(bound time.Duration, what string, ok func() (bool, string)) time.Duration {
+	s.Helper()
+	began := time.Now()
+	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C {
+		good, seen := ok()
+		if good {
+			return time.Since(began)
+		}
+		if time.Since(began) > bound {
+			s.Fatalf("not within %s: %s; last seen: %s", bound, what, seen)
+		}
+	}
+}
+
+// takenOver waits for the first row that another server acknowledges.
+func (s *scene) takenOver(old string, since time.Time, bound time.Duration) load.Ack {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), bound)
+	defer cancel()
+	for {
+		first, err := s.Load.AwaitOther(ctx, old, since)
+		if err != nil {
+			st, _ := s.Status(s.Context())
+			s.Fatalf("no other server than %s acknowledged a row within %s: %+v", old, bound, st)
+		}
+		if s.Direct(first.Server) {
+			return first
+		}
+		since = first.At
+	}
+}
+
+// shared is the lab that faults strike one after the other; a fault that leaves it
+// broken has the next one make another.
+var shared *lab.Lab
+
+// needLab skips the test where no lab can be.
+func needLab(t *testing.T) {
+	t.Helper()
+	if testing.Short() || os.Getenv("HA_MYSQLD") == "" {
+		t.Skip("needs a mysqld: set HA_MYSQLD (make test does), and no -short")
+	}
+	if m := lab.Missing(); m != "" {
+		t.Skip("NOT TESTED: no lab can be made here: " + m)
+	}
+}
+
+func newScene(t *testing.T) *scene {
+	t.Helper()
+	needLab(t)
+	if shared == nil {
+		l, err := lab.Up(t.Context(), lab.Options{Hosts: 3, Clients: 2, Dir: labDir(), Mysqld: os.Getenv("HA_MYSQLD")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared = l
+		if current, err = l.NewScene(context.WithoutCancel(t.Context())); err != nil {
+			endShared()
+			t.Fatal(err)
+		}
+	} else if err := current.Resume(context.WithoutCancel(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	s := &scene{T: t, Scene: current}
+	s.must(s.Grow(200, 20*time.Second))
+	return s
+}
+
+// current is the scene of the shared lab.
+var current *lab.Scene
+
+var scratch string
+
+func labDir() string {
+	dir, err := os.MkdirTemp(scratch, "lab")
+	if err != nil {
+		panic(err)
+	}
+	return dir
+}
+
+func TestMain(m *testing.M) {
+	lab.Main()
+	flag.Parse()
+	if how := os.Getenv("HA_LAB_CHILD"); how != "" {
+		child(how)
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	var err error
+	if scratch, err = os.MkdirTemp("", "ha-lab-"); err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(scratch)
+	defer func() { endShared() }()
+	code := m.Run()
+	if *table != "" && len(results) > 0 {
+		if err := lab.WriteResults(*table, results, names()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	return code
+}
+
+func endShared() {
+	if shared != nil {
+		if current != nil {
+			current.Stop()
+		}
+		shared.Down()
+		shared, current = nil, nil
+	}
+}
+
+var results []lab.Result
+
+// groups has all faults by heading.
+var groups = map[string][]fault{}
+
+func names() (out []string) {
+	for _, g := range lab.Groups {
+		for _, f := range groups[g] {
+			out = append(out, f.name)
+		}
+	}
+	return out
+}
+
+func strikeAll(t *testing.T, group string) {
+	for _, f := range groups[group] {
+		if *all || f.quick {
+			t.Run(f.name, func(t *testing.T) { strike(t, group, f) })
+		}
+	}
+}
+
+// strike lets a fault happen and checks everything after it.
+func strike(t *testing.T, group string, f fault) {
+	s := newScene(t)
+	r := lab.Result{Group: group, Fault: f.name}
+	before, err := s.AwaitHealthy(t.Context(), 60*time.Second)
+	s.must(err)
+	at := time.Now()
+	// Whatever happens, there is a row in the table, and the next fault has a lab
+	// that works.
+	defer func() {
+		r.Note = s.note
+		if t.Failed() || t.Skipped() {
+			r.Failed = "see the test's output"
+			if f.known != "" {
+				r.Failed = f.known
+			}
+			s.keep()
+			endShared()
+		}
+		results = append(results, r)
+	}()
+	f.strike(s, before)
+	s.must(s.Heal())
+	for _, h := range s.Hosts {
+		s.must(h.On())
+	}
+	s.must(s.Grow(20, 30*time.Second))
+	r.Direct = load.Gap(s.Acks(s.Direct), at, time.Now())
+	r.VIP = load.Gap(s.Acks(func(name string) bool { return !s.Direct(name) }), at, time.Now())
+	well := f.well
+	if well == 0 {
+		well = 20 * time.Second
+	}
+	r.Verdict, err = s.Check(context.WithoutCancel(t.Context()), well)
+	after := r.Verdict.Status
+	if before.Primary != after.Primary {
+		s.seen("%s took over from %s, epoch %d to %d", after.Primary, before.Primary, before.Epoch, after.Epoch)
+	}
+	t.Logf("direct %s, through the VIP %s, stalest read %s, well after %s; %s; late OKs %d; %s", r.Direct.Round(time.Millisecond), r.VIP.Round(time.Millisecond),
+		r.Verdict.Stalest.Round(time.Millisecond), r.Verdict.Healthy.Round(10*time.Millisecond), s.note, r.Verdict.Late, r.Verdict.Rows)
+	if err != nil {
+		t.Error(err)
+	}
+	if is := before.Primary != after.Primary; f.moves != maybe && is != (f.moves == moved) {
+		t.Errorf("the primary was %s and is %s", before.Primary, after.Primary)
+	}
+	if f.direct > 0 && r.Direct > f.direct {
+		t.Errorf("writers waited %s, more than %s", r.Direct, f.direct)
+	}
+	if f.vip > 0 && r.VIP > f.vip {
+		t.Errorf("writers through the virtual IP waited %s, more than %s", r.VIP, f.vip)
+	}
+}
+
+// seen adds to what the table says.
+func (s *scene) seen(format string, args ...any) {
+	if s.note != "" {
+		s.note += "; "
+	}
+	s.note += fmt.Sprintf(format, args...)
+}
+
+// keep copies logs and binary logs to where they outlive the lab, and prints what
+// the agents said last.
+func (s *scene) keep() {
+	dir := filepath.Join("..", "artifacts", "lab", strings.NewReplacer("/", "_", " ", "_").Replace(s.Name())+time.Now().Format("-150405"))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		s.Log(err)
+		return
+	}
+	for _, h := range s.Hosts {
+		to := filepath.Join(dir, h.Name)
+		_ = os.MkdirAll(to, 0o755)
+		copyAll := fmt.Sprintf("cp %s %s/agent.log; cp %s/mysqld.log %s/data/*bin* %s/data/*relay* %s/", h.AgentLog(), to, h.Path(lab.MySQLDisk), h.Path(lab.MySQLDisk), h.Path(lab.MySQLDisk), to)
+		_ = exec.Command("sh", "-c", copyAll).Run()
+		text, _ := os.ReadFile(h.AgentLog())
+		s.Logf("agent of %s:\n%s", h.Name, text[max(0, len(text)-4000):])
+	}
+	s.Log("kept in", dir)
+}
