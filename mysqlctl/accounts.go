@@ -145,10 +145,10 @@ func (s *Server) LockAccount(ctx context.Context, user string, locked bool) erro
 	switch {
 	case err != nil:
 		return err
-	case !exists:
-		return fmt.Errorf("lock account: there is no '%s'@'%%'", user)
-	case is == locked:
-		return nil
+	case !exists && !locked:
+		return fmt.Errorf("unlock account: there is no '%s'@'%%'", user)
+	case !exists, is == locked:
+		return nil // nobody logs in as who is not there
 	}
 	word := "UNLOCK"
 	if locked {

@@ -268,6 +268,7 @@ func (s *Server) ResetReplica(ctx context.Context) error {
 // alone does nothing while the receiver runs, so that is restarted. As long as it
 // is the only acknowledger, commits wait for up to a second meanwhile: do not do
 // it then. A receiver that is stopped stays so. Nothing to do if it is so already.
+// Off holds for one that cannot connect too: it was started with the flag off.
 func (s *Server) SetReplicaAck(ctx context.Context, on bool) error {
 	d, err := s.dialect()
 	if err != nil {
@@ -299,7 +300,11 @@ func (s *Server) SetReplicaAck(ctx context.Context, on bool) error {
 	if err := s.exec(ctx, d.startReceiver()); err != nil {
 		return fmt.Errorf("start receiver: %w", err)
 	}
-	return s.awaitReceiver(ctx, on)
+	err = s.awaitReceiver(ctx, on)
+	if !on && errors.Is(err, ErrNotConnected) {
+		return nil
+	}
+	return err
 }
 
 func (s *Server) ackFlag(ctx context.Context) (on bool, err error) {

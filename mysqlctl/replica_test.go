@@ -363,10 +363,22 @@ func TestALockedAccountKeepsAReplicaOut(t *testing.T) {
 	}
 	must(t, p.EnsureReplicationAccount(ctx, user, "another"))
 	must(t, p.EnsureReplicationAccount(ctx, user, "another"))
-	if err := p.LockAccount(ctx, "nobody", true); err == nil {
-		t.Error("an account that is not there was locked")
+	if err := p.LockAccount(ctx, "nobody", false); err == nil {
+		t.Error("an account that is not there was unlocked")
 	}
+	must(t, p.LockAccount(ctx, "nobody", true))
 	mysqltest.CaughtUp(t, p, r)
+
+	// Without its account the replica cannot connect; that it is not to acknowledge
+	// holds nevertheless.
+	must(t, p.ConfigureSource(ctx, 0))
+	_, err := p.App.ExecContext(ctx, "DROP USER '"+user+"'@'%'")
+	must(t, err)
+	must(t, p.KillDump(ctx, uuid))
+	within(t, 5*time.Second, "the flag is off", func() { must(t, r.SetReplicaAck(ctx, false)) })
+	if st := r.MustStatus(); st.ReplicaAck || st.ReplicaAckWanted || st.Replica.IOState != "Connecting" {
+		t.Errorf("%+v", st)
+	}
 	mustBe(t, r.EnsureReplicationAccount(ctx, "ha_r_y", "y"), mysqlctl.ErrReadOnly)
 }
 
