@@ -346,17 +346,29 @@ func (d *decider) start(p, n *NodeView, m Member) Order {
 
 // mayCut says that what the member wrote in its last reign and the settled
 // primary lacks was never acknowledged: the reign waited for acknowledgements to
-// its end and was closed by the rules.
+// its end, and it and all since were closed by the rules.
 func (d *decider) mayCut(m Member) bool {
 	if _, acker := d.s.Acker(m.ID); acker || d.s.Phase != PhaseSettled {
 		return false
 	}
+	reigned, lossy := d.lossySince(m.ServerUUID)
+	return reigned && !lossy && m.ServerUUID != d.s.PrimaryUUID
+}
+
+// lossySince says whether a server reigned before, and whether rows of that reign that
+// the present primary lacks may have been acknowledged: it was async, or it or any
+// reign after it was succeeded with a loss, which takes rows of earlier reigns along.
+func (d *decider) lossySince(uuid string) (reigned, lossy bool) {
 	for _, r := range slices.Backward(d.s.History) {
-		if r.UUID == m.ServerUUID {
-			return r.Epoch < d.s.Epoch && !r.Async && !r.Lossy
+		if r.Epoch == d.s.Epoch {
+			continue
+		}
+		lossy = lossy || r.Lossy
+		if r.UUID == uuid {
+			return true, lossy || r.Async
 		}
 	}
-	return false
+	return false, false
 }
 
 // follows says that the channel is as it should be. A thread that tries to
@@ -451,17 +463,10 @@ func (d *decider) diverged(m Member, errant string) {
 // lossyEnd says that some of these transactions were written in a reign that may
 // have acknowledged rows that nobody else has: the last one of their server.
 func (d *decider) lossyEnd(errant gtid.Set) bool {
-	for _, uuid := range errant.UUIDs() {
-		for i := len(d.s.History) - 1; i >= 0; i-- {
-			if r := d.s.History[i]; r.UUID == uuid && r.Epoch != d.s.Epoch {
-				if r.Async || r.Lossy {
-					return true
-				}
-				break
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(errant.UUIDs(), func(uuid string) bool {
+		_, lossy := d.lossySince(uuid)
+		return lossy
+	})
 }
 
 // donor is a healthy replica, else the primary.

@@ -34,7 +34,7 @@ func (d *decider) closeEpoch() {
 	if lossy {
 		required = requirement{gtid.Set{}} // the best of those that answer
 	}
-	cands := d.candidates(f, required)
+	cands := d.candidates(f, required, lossy)
 	if wait := d.worthWaiting(f, cands, waitFor); wait > 0 {
 		d.why("epoch %d is closed; waiting a moment for %s", d.s.Epoch, names(d.s, waitFor))
 		d.recheck(wait)
@@ -213,8 +213,9 @@ func ownTail(a *Answer, floor gtid.Set) gtid.Set {
 	return a.Executed.Only(a.ServerUUID).Minus(floor).Minus(a.Received)
 }
 
-// candidates gives those that may be promoted, best first.
-func (d *decider) candidates(f []sealed, required requirement) []sealed {
+// candidates gives those that may be promoted, best first. Where a loss was accepted
+// that is the one that holds most, whether or not it runs.
+func (d *decider) candidates(f []sealed, required requirement, lossy bool) []sealed {
 	var out []sealed
 	for _, x := range f {
 		if d.s.Primary == "" && x.m.ID != d.s.Founder {
@@ -237,6 +238,7 @@ func (d *decider) candidates(f []sealed, required requirement) []sealed {
 	slices.SortStableFunc(out, func(a, b sealed) int {
 		return cmp.Or(
 			first(a.m.ID == d.target(), b.m.ID == d.target()),
+			first(lossy && a.a.Position().Count() > b.a.Position().Count(), lossy && b.a.Position().Count() > a.a.Position().Count()),
 			first(a.a.Running, b.a.Running),
 			// A primary that was sealed alive was no dead primary: it stays, unless
 			// somebody wants another one.

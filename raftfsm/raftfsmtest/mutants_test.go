@@ -57,7 +57,7 @@ var mutants = []mutant{
 		{"revoke.go", " && !slices.Contains(d.s.Targets, candidate) {", " {"}}},
 
 	// R2, candidate.
-	{name: "candidate need not hold what the ackers hold", changes: []change{{"revoke.go", "			byAckers = byAckers.Union(x.a.Position())", "			_ = x"}}},
+	{name: "candidate need not hold what the ackers hold", changes: []change{{"revoke.go", "			byAckers = byAckers.Union(x.a.Position().Minus(ownTail(x.a, d.s.Floor)))", "			_ = x"}}},
 	{name: "floor ignored", profile: "double", changes: []change{
 		{"revoke.go", "	byAckers := d.s.Floor\n", "	byAckers := gtid.Set{}\n"},
 		{"revoke.go", "out = append(out, d.s.Floor.Union(x.a.Position()))", "out = append(out, x.a.Position())"},
@@ -112,9 +112,10 @@ var mutants = []mutant{
 	{name: "cut before the next reign", agents: "cut-early", profile: "return", changes: []change{
 		{"revoke.go", "	f, waitFor, declined := d.sealAll()\n", "	f, waitFor, declined := d.sealAll()\n	if p := d.v.Node(d.s.Primary).Report; p != nil && p.Mysqld == MysqldDown {\n		for _, x := range f {\n			if x.m.ID != d.s.Primary {\n				d.give(Order{To: d.s.Primary, Op: OpStart, Cut: true, Keep: x.a.Position()})\n				break\n			}\n		}\n	}\n"}}},
 	{name: "cut after a lossy or async reign", profile: "loss", changes: []change{
-		{"reign.go", "return r.Epoch < d.s.Epoch && !r.Async && !r.Lossy", "return r.Epoch < d.s.Epoch"}}},
+		{"reign.go", "	return reigned && !lossy &&", "	_ = lossy\n	return reigned &&"}}},
 	{name: "cut with a tail that is not transactional", agents: "cut-lasting", profile: "return"},
-	{name: "rebuilt after a lossy reign", profile: "loss", changes: []change{{"reign.go", "				if r.Async || r.Lossy {\n", "				if false {\n"}}},
+	{name: "rebuilt after a lossy reign", profile: "loss", changes: []change{{"reign.go", "		_, lossy := d.lossySince(uuid)\n		return lossy\n", "		return false\n"}}},
+	{name: "a loss takes no rows of earlier reigns", profile: "loss", changes: []change{{"reign.go", "		lossy = lossy || r.Lossy\n", "		lossy = r.Lossy\n"}}},
 
 	// Facts of MySQL.
 	{name: "both threads stopped for CHANGE", agents: "both-threads-stopped"},
