@@ -99,9 +99,18 @@ func (b *Board) Sent(o Order) {
 	n.orders[o.Op] = s
 }
 
-// Answered notes the answer to an order, if it is still the last of its kind.
+// Answered notes the answer to an order, if it is still the last of its kind. An agent
+// that carried it out has ended what it did for older ones: their answers were lost.
 func (b *Board) Answered(o Order, a Answer) {
-	s := b.node(o.To).orders[o.Op]
+	n := b.node(o.To)
+	if a.OK {
+		for _, older := range n.orders {
+			if older.answer == nil && older.order.Token.Compare(o.Token) < 0 {
+				older.deadline = min(older.deadline, b.clock)
+			}
+		}
+	}
+	s := n.orders[o.Op]
 	if s == nil || s.order.Token != o.Token || s.answer != nil {
 		return
 	}

@@ -125,6 +125,30 @@ func TestBoardOrders(t *testing.T) {
 
 // A phase that a new coordinator finds is as old as its lead, not younger: it did
 // not see it begin.
+// The answer to follow was lost. When a newer order was carried out, the agent has
+// ended that: nothing waits a minute for it.
+func TestBoardLostAnswer(t *testing.T) {
+	b := NewBoard("a", 0)
+	follow := Order{To: "c", Op: OpFollow, Token: Token{3, 10, 1}}
+	exclude := Order{To: "c", Op: OpExclude, Token: Token{3, 11, 1}}
+	s := boardState()
+	flies := func(want bool) {
+		t.Helper()
+		v := b.View(&s, nil)
+		if o := v.Node("c").last(OpFollow); o == nil || o.Flight != want || o.Answer != nil {
+			t.Errorf("%+v, want in flight: %v", o, want)
+		}
+	}
+	b.Sent(follow)
+	b.Sent(exclude)
+	b.Tick(time.Second)
+	b.Answered(exclude, Answer{Code: CodeBusy}) // it waited for the other one
+	flies(true)
+	b.Sent(exclude)
+	b.Answered(exclude, Answer{OK: true})
+	flies(false)
+}
+
 func TestBoardFindsAPhase(t *testing.T) {
 	b := NewBoard("a", 0)
 	b.Tick(100 * time.Millisecond)
