@@ -123,8 +123,6 @@ func TestBoardOrders(t *testing.T) {
 	}
 }
 
-// A phase that a new coordinator finds is as old as its lead, not younger: it did
-// not see it begin.
 // The answer to follow was lost. When a newer order was carried out, the agent has
 // ended that: nothing waits a minute for it.
 func TestBoardLostAnswer(t *testing.T) {
@@ -149,6 +147,8 @@ func TestBoardLostAnswer(t *testing.T) {
 	flies(false)
 }
 
+// A phase that a new coordinator finds is as old as its lead, not younger: it did
+// not see it begin.
 func TestBoardFindsAPhase(t *testing.T) {
 	b := NewBoard("a", 0)
 	b.Tick(100 * time.Millisecond)
