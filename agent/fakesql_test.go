@@ -555,7 +555,7 @@ func (c fakeSQL) CutTail(_ context.Context, keep gtid.Set) (mysqlctl.Cut, error)
 	return cut, nil
 }
 
-func (c fakeSQL) Clone(ctx context.Context, donor mysqlctl.Source, dir string, progress func(mysqlctl.CloneProgress)) error {
+func (c fakeSQL) Clone(ctx context.Context, donor mysqlctl.Source, dir string, _ int64, progress func(mysqlctl.CloneProgress)) error {
 	time.Sleep(time.Second)
 	return c.do(ctx, func(s *fakeServer) error {
 		d := s.db.at(donor.Host)

@@ -24,13 +24,14 @@ type CloneProgress struct {
 
 // Clone copies the data of src into dataDir, a directory that does not exist yet
 // and whose parent mysqld may write to. This server only drives it: it goes on, and
-// may be read-only and replicating. src.User needs BACKUP_ADMIN there. progress, if
-// not nil, is called about every 200 ms.
+// may be read-only and replicating. src.User needs BACKUP_ADMIN there. limit bounds
+// the copy, in bytes per second, to whole MiB; 0: it is not bounded. progress, if not
+// nil, is called about every 200 ms.
 //
 // A clone that was ended leaves its files: to remove them is the caller's. If ctx
 // ends, the statement is KILLed, which takes up to 3 s with a dead donor; a frozen
 // donor holds it (ErrAbandoned), and with it every later clone on this server.
-func (s *Server) Clone(ctx context.Context, src Source, dataDir string, progress func(CloneProgress)) error {
+func (s *Server) Clone(ctx context.Context, src Source, dataDir string, limit int64, progress func(CloneProgress)) error {
 	s.mu.Lock()
 	has := s.info.hasClone
 	s.mu.Unlock()
@@ -42,7 +43,14 @@ func (s *Server) Clone(ctx context.Context, src Source, dataDir string, progress
 		return fmt.Errorf("%w: the clone plugin is not loaded", ErrUnsupported)
 	}
 	donor := fmt.Sprintf("%s:%d", src.Host, src.Port)
-	if err := s.exec(ctx, "SET GLOBAL clone_valid_donor_list = "+quote(donor)); err != nil {
+	// Tuning by itself it would try out how many threads are fastest.
+	tune := "ON"
+	if limit > 0 {
+		tune = "OFF"
+	}
+	mib := (limit + 1<<20 - 1) >> 20
+	if err := s.exec(ctx, fmt.Sprintf("SET GLOBAL clone_valid_donor_list = %s, GLOBAL clone_max_data_bandwidth = %d, GLOBAL clone_autotune_concurrency = %s",
+		quote(donor), mib, tune)); err != nil {
 		return fmt.Errorf("clone: %w", err)
 	}
 	c, err := p.get(ctx)

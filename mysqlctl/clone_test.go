@@ -25,7 +25,7 @@ func TestCloneStartsAsAnotherServer(t *testing.T) {
 	}
 	c := mysqltest.Config(t, t.TempDir())
 	var last mysqlctl.CloneProgress
-	must(t, r.Clone(ctx, donor.Source(), c.DataDir, func(p mysqlctl.CloneProgress) { last = p }))
+	must(t, r.Clone(ctx, donor.Source(), c.DataDir, 0, func(p mysqlctl.CloneProgress) { last = p }))
 	if last.Done == 0 || last.Estimate == 0 || last.State != "Completed" {
 		t.Errorf("progress %+v", last)
 	}
@@ -62,14 +62,13 @@ func TestCloneCanBeEnded(t *testing.T) {
 	wrong := donor.Source()
 	wrong.Password = "wrong"
 	target := filepath.Join(t.TempDir(), "copy")
-	if err := r.Clone(long, wrong, target, nil); err == nil || errors.Is(err, mysqlctl.ErrAbandoned) {
+	if err := r.Clone(long, wrong, target, 0, nil); err == nil || errors.Is(err, mysqlctl.ErrAbandoned) {
 		t.Errorf("clone with a wrong password: %v", err)
 	}
-	r.Exec("SET GLOBAL clone_max_data_bandwidth = 1")
 	ctx, cancel := context.WithCancel(long)
 	var err error
 	within(t, 20*time.Second, "ended clone", func() {
-		err = r.Clone(ctx, donor.Source(), target, func(mysqlctl.CloneProgress) { cancel() })
+		err = r.Clone(ctx, donor.Source(), target, 1<<20, func(mysqlctl.CloneProgress) { cancel() })
 	})
 	cancel()
 	mustBe(t, err, context.Canceled)
@@ -79,12 +78,11 @@ func TestCloneCanBeEnded(t *testing.T) {
 	if n := r.Value("SELECT COUNT(*) FROM performance_schema.threads WHERE PROCESSLIST_INFO LIKE 'CLONE%'"); n != "0" {
 		t.Error("the clone still runs")
 	}
-	r.Exec("SET GLOBAL clone_max_data_bandwidth = 0")
 	must(t, os.RemoveAll(target))
 	mysqltest.Eventually(t, enough, "the donor has seen it too", func() bool {
 		return donor.Value("SELECT COUNT(*) FROM performance_schema.threads WHERE PROCESSLIST_COMMAND = 'clone'") == "0"
 	})
-	must(t, r.Clone(long, donor.Source(), target, nil))
+	must(t, r.Clone(long, donor.Source(), target, 0, nil))
 }
 
 func TestProbeDiskNamesWhatIsWrong(t *testing.T) {

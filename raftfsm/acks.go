@@ -39,10 +39,15 @@ func (d *decider) addAcker(p *NodeView) bool {
 // is well and near, its settings are right.
 func (d *decider) mayEnter(p *NodeView, m Member) bool {
 	n := d.v.Node(m.ID)
-	if _, leased := d.s.Rebuild(m.ID); leased || !d.fresh(n) || n.Report.Mysqld != MysqldRunning {
+	_, leased := d.s.Rebuild(m.ID)
+	_, wished := d.s.Wish(m.ID)
+	if leased || wished || !d.fresh(n) || n.Report.Mysqld != MysqldRunning {
 		return false
 	}
 	r := n.Report
+	if r.Rebuild.underWay() {
+		return false // also without a lease, until its end is confirmed
+	}
 	c := r.Replica
 	if m.ServerUUID == "" || r.ServerUUID != m.ServerUUID || !d.follows(r, false) || !c.IORunning ||
 		len(durability(r.Problems)) > 0 {
@@ -98,6 +103,9 @@ func (d *decider) attachedBut(id NodeID) int {
 func (d *decider) shouldLeave(p *NodeView, a Acker) bool {
 	n := d.v.Node(a.Node)
 	if m, ok := d.s.Member(a.Node); ok && m.Leaving {
+		return true
+	}
+	if _, wished := d.s.Wish(a.Node); wished {
 		return true
 	}
 	// An acker without an agent acknowledges, but cannot be sealed: with it in A

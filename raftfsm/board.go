@@ -201,7 +201,7 @@ func OrderBound(op Op) time.Duration {
 	switch op {
 	case OpPrepare, OpStart: // crash recovery, or an applier that is behind
 		return 2 * time.Minute
-	case OpFollow:
+	case OpFollow, OpSwap: // mysqld's clean end
 		return time.Minute
 	case OpSeal:
 		return 15 * time.Second

@@ -25,9 +25,11 @@ const (
 	CmdIntent       Kind = "intent"  // R5: what lowers need is announced first
 	CmdAcks         Kind = "acks"    // change (A, k)
 	CmdCheckpoint   Kind = "checkpoint"
-	CmdRebuild      Kind = "rebuild"     // grant a rebuild lease
-	CmdRebuildEnd   Kind = "rebuild_end" // end it
-	CmdNote         Kind = "note"        // what happened on a node, for people: an event and nothing else
+	CmdRebuild      Kind = "rebuild"        // grant a rebuild lease
+	CmdRebuildEnd   Kind = "rebuild_end"    // end it
+	CmdWish         Kind = "rebuild_wish"   // a person asks for a rebuild
+	CmdCancel       Kind = "rebuild_cancel" // a person wants none, asked for or not
+	CmdNote         Kind = "note"           // what happened on a node, for people: an event and nothing else
 )
 
 // Command is one entry of the replicated log. Exactly the fields that its kind
@@ -59,6 +61,7 @@ type Command struct {
 	Intent      *Intent      `json:"intent,omitempty"`
 	Checkpoints []Checkpoint `json:"checkpoints,omitempty"`
 	Rebuild     *Rebuild     `json:"rebuild,omitempty"`
+	Wish        *Wish        `json:"wish,omitempty"`
 	// Lossy: the promotion follows an epoch that could not be closed.
 	Lossy bool   `json:"lossy,omitempty"`
 	Why   string `json:"why,omitempty"`

@@ -25,6 +25,9 @@ const (
 	maxRebuilds = 3
 	// rebuildSilence ends the lease of a recipient that says nothing any more.
 	rebuildSilence = time.Minute
+	// donorSilence ends a copy whose donor says nothing any more: longer than an
+	// upgrade of its agent, which changes nothing for the copy.
+	donorSilence = 20 * time.Second
 	// checkpointEvery bounds how often moving sets are recorded.
 	checkpointEvery = 5 * time.Second
 )
@@ -137,7 +140,7 @@ func sameOrder(a, b Order) bool {
 	}
 	return a.To == b.To && a.Op == b.Op && a.K == b.K && src(a.Source) == src(b.Source) && a.Ack == b.Ack &&
 		a.Discard == b.Discard && slices.Equal(a.Allowed, b.Allowed) && slices.Equal(a.Accounts, b.Accounts) &&
-		a.Account == b.Account && a.UUID == b.UUID && a.Former == b.Former && a.Lease == b.Lease &&
+		a.Account == b.Account && a.UUID == b.UUID && a.Former == b.Former && a.Lease == b.Lease && a.Copying == b.Copying && a.KeepOld == b.KeepOld && a.Surplus == b.Surplus &&
 		a.Gentle == b.Gentle && a.EndBlockers == b.EndBlockers && a.Await.Equal(b.Await) && a.Cut == b.Cut && a.Keep.Equal(b.Keep)
 }
 

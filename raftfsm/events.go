@@ -77,15 +77,10 @@ func (s *State) tell(before *State, c Command) string {
 		return "switchover given up, " + s.Name(s.Primary) + " goes on" + because
 	case CmdAcks:
 		return s.acksText() + because
-	case CmdRebuild:
-		return fmt.Sprintf("rebuilding %s from %s%s", s.Name(c.Rebuild.Recipient), s.Name(c.Rebuild.Donor), because)
+	case CmdRebuild, CmdRebuildEnd, CmdWish, CmdCancel:
+		return s.copyEvent(c, because)
 	case CmdNote:
 		return s.noteText(c)
-	case CmdRebuildEnd:
-		if c.Why != "" {
-			return "rebuild of " + s.Name(c.Node) + " failed" + because
-		}
-		return s.Name(c.Node) + " was rebuilt"
 	}
 	return ""
 }

@@ -89,6 +89,10 @@ func (s *State) apply(index uint64, c Command) string {
 		why = s.startRebuild(index, c)
 	case CmdRebuildEnd:
 		why = s.endRebuild(c)
+	case CmdWish: // it authorises nothing: what follows from it is committed
+		why, authorises = s.recordWish(index, c), false
+	case CmdCancel:
+		why = s.cancelRebuild(c)
 	default:
 		panic(fmt.Sprintf("unknown command %q: this binary is older than the cluster's", c.Kind))
 	}
@@ -157,7 +161,7 @@ func (s *State) removeMember(c Command) string {
 		return "it is in the ack set"
 	}
 	s.Members = slices.DeleteFunc(s.Members, func(m Member) bool { return m.ID == c.Node })
-	s.Rebuilds = slices.DeleteFunc(s.Rebuilds, func(r Rebuild) bool { return r.Recipient == c.Node || r.Donor == c.Node })
+	s.forgetCopies(c.Node, c.At)
 	s.Checkpoints = slices.DeleteFunc(s.Checkpoints, func(p Checkpoint) bool { return p.Node == c.Node })
 	s.Targets = slices.DeleteFunc(s.Targets, func(id NodeID) bool { return id == c.Node })
 	s.Left = slices.DeleteFunc(s.Left, func(l Left) bool { return l.Node == c.Node })
@@ -226,6 +230,9 @@ func (s *State) promote(index uint64, c Command) string {
 	}
 	s.Phase, s.PhaseIndex = PhasePromote, index
 	s.Request = nil
+	if w, ok := s.Wish(s.Primary); ok {
+		s.rebuilt(Rebuilt{Recipient: s.Primary, Wish: w.Index, Err: "it became the primary", At: c.At})
+	}
 	return ""
 }
 
@@ -264,6 +271,11 @@ func (s *State) setAcks(c Command) string {
 	}
 	if i := s.Intent; i != nil && i.Kind == IntentRemove && len(c.Ackers) < len(s.Ackers) {
 		s.Left = append(s.Left, Left{i.Node, s.AuthIndex}) // since the intent nobody told it to acknowledge
+	}
+	for _, a := range c.Ackers {
+		if _, was := s.Acker(a.Node); !was {
+			s.setFailed(a.Node, 0) // it is well
+		}
 	}
 	s.Ackers, s.K, s.Intent = sortAckers(c.Ackers), c.K, nil
 	s.Left = slices.DeleteFunc(s.Left, func(l Left) bool { _, acker := s.Acker(l.Node); return acker })
@@ -312,54 +324,6 @@ func (s *State) checkAcks(primary NodeID, ackers []Acker, k int) string {
 		}
 		if _, ok := s.Rebuild(a.Node); ok {
 			return "acker " + m.Name + " is being rebuilt"
-		}
-	}
-	return ""
-}
-
-func (s *State) startRebuild(index uint64, c Command) string {
-	r := *c.Rebuild
-	if s.Phase != PhaseSettled {
-		return "no settled primary"
-	}
-	m, ok := s.Member(r.Recipient)
-	if !ok || m.Witness {
-		return "the recipient is no data member"
-	}
-	if d, ok := s.Member(r.Donor); !ok || d.Witness || r.Donor == r.Recipient {
-		return "the donor is no other data member"
-	}
-	if r.Recipient == s.Primary {
-		return "the recipient is the primary"
-	}
-	if _, ok := s.Acker(r.Recipient); ok {
-		return "the recipient is in the ack set"
-	}
-	for _, o := range s.Rebuilds {
-		if o.Recipient == r.Recipient || o.Donor == r.Donor || o.Recipient == r.Donor || o.Donor == r.Recipient {
-			return "another rebuild holds the recipient or the donor"
-		}
-	}
-	r.Index = index
-	s.Rebuilds = append(s.Rebuilds, r)
-	slices.SortFunc(s.Rebuilds, func(a, b Rebuild) int { return strings.Compare(string(a.Recipient), string(b.Recipient)) })
-	return ""
-}
-
-// endRebuild ends a lease. What the recipient held is not what it holds now.
-func (s *State) endRebuild(c Command) string {
-	n := len(s.Rebuilds)
-	s.Rebuilds = slices.DeleteFunc(s.Rebuilds, func(r Rebuild) bool { return r.Recipient == c.Node })
-	if len(s.Rebuilds) == n {
-		return "no such rebuild"
-	}
-	s.Checkpoints = slices.DeleteFunc(s.Checkpoints, func(p Checkpoint) bool { return p.Node == c.Node })
-	for i := range s.Members {
-		if s.Members[i].ID == c.Node {
-			s.Members[i].RebuildsFailed++
-			if c.Why == "" {
-				s.Members[i].RebuildsFailed = 0
-			}
 		}
 	}
 	return ""

@@ -35,7 +35,12 @@ type Policy struct {
 	ForgetAfter  time.Duration `json:"forget_after"` // a voter dead that long is replaced
 	// RebuildDiverged lets a diverged node be copied anew without a person.
 	RebuildDiverged bool `json:"rebuild_diverged"`
-	Paused          bool `json:"paused,omitempty"` // opens no Revoke; leases go on
+	// RebuildKeepOld keeps the data that a copy replaced until the next copy,
+	// also where the copy holds all of them.
+	RebuildKeepOld bool `json:"rebuild_keep_old,omitempty"`
+	// MaxRebuilds is how many copies may be made at once; 0: the default.
+	MaxRebuilds int  `json:"max_rebuilds,omitempty"`
+	Paused      bool `json:"paused,omitempty"` // opens no Revoke; leases go on
 }
 
 // DefaultPolicy is what a new cluster starts with; docs/DEFAULTS.md gives the
@@ -55,7 +60,16 @@ func DefaultPolicy() Policy {
 		MaxVoters:       5,
 		ForgetAfter:     10 * time.Minute,
 		RebuildDiverged: true,
+		MaxRebuilds:     2,
 	}
+}
+
+// rebuildCap is MaxRebuilds, also of a policy that was stored before there was one.
+func (p *Policy) rebuildCap() int {
+	if p.MaxRebuilds == 0 {
+		return DefaultPolicy().MaxRebuilds
+	}
+	return p.MaxRebuilds
 }
 
 // PolicyField is one setting under the name that people use.
@@ -103,6 +117,11 @@ var PolicyFields = []PolicyField{
 	}},
 	durationField("forget_after", func(p *Policy) *time.Duration { return &p.ForgetAfter }, time.Minute, 365*24*time.Hour),
 	boolField("rebuild_diverged", func(p *Policy) *bool { return &p.RebuildDiverged }),
+	boolField("rebuild_keep_old", func(p *Policy) *bool { return &p.RebuildKeepOld }),
+	{"max_rebuilds", func(p *Policy) string { return strconv.Itoa(p.rebuildCap()) }, func(p *Policy, v string) (err error) {
+		p.MaxRebuilds, err = number(v, 1, 100)
+		return err
+	}},
 	boolField("paused", func(p *Policy) *bool { return &p.Paused }),
 }
 

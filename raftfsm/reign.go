@@ -302,6 +302,9 @@ func (d *decider) replica(p *NodeView, m Member) {
 		d.rebuild(lease, n, m)
 		return
 	}
+	if d.endStray(n, m) || d.wished(n, m) {
+		return
+	}
 	if !d.fresh(n) {
 		return
 	}
@@ -437,8 +440,10 @@ func (d *decider) diverged(m Member, errant string) {
 		return // it leaves first
 	}
 	r := d.v.Node(m.ID).Report
-	donor, ok := d.donor(m.ID)
-	donates := slices.ContainsFunc(d.s.Rebuilds, func(r Rebuild) bool { return r.Donor == m.ID })
+	if _, wished := d.s.Wish(m.ID); wished {
+		return // which says what it waits for
+	}
+	donor, ok := d.donor(m)
 	switch {
 	case r.ClusterOnDisk != d.s.Cluster && !r.Position().IsEmpty():
 		d.why("%s holds data that did not come from this cluster (%s): they are not replaced without a person", m.Name, errant)
@@ -448,9 +453,9 @@ func (d *decider) diverged(m Member, errant string) {
 		d.why("%s has diverged (%s) and may hold the last copy of acknowledged rows: it is not rebuilt without a person", m.Name, errant)
 	case m.RebuildsFailed >= maxRebuilds:
 		d.why("%s has diverged (%s) and %d rebuilds failed: look at its log", m.Name, errant, m.RebuildsFailed)
-	case donates:
+	case d.donates(m.ID):
 		d.why("%s has diverged (%s) and is being copied from", m.Name, errant)
-	case !ok:
+	case !ok || len(d.s.Rebuilds) >= d.s.Policy.rebuildCap():
 		d.why("%s has diverged (%s) and no donor is free", m.Name, errant)
 	case !d.harmless(m.ID): // nobody counts the acknowledgements of a server that is being replaced
 		d.why("%s has diverged (%s) and may acknowledge", m.Name, errant)
@@ -463,53 +468,7 @@ func (d *decider) diverged(m Member, errant string) {
 // lossyEnd says that some of these transactions were written in a reign that may
 // have acknowledged rows that nobody else has: the last one of their server.
 func (d *decider) lossyEnd(errant gtid.Set) bool {
-	return slices.ContainsFunc(errant.UUIDs(), func(uuid string) bool {
-		_, lossy := d.lossySince(uuid)
-		return lossy
-	})
-}
-
-// donor is a healthy replica, else the primary.
-func (d *decider) donor(recipient NodeID) (NodeID, bool) {
-	free := func(id NodeID) bool {
-		return !slices.ContainsFunc(d.s.Rebuilds, func(r Rebuild) bool { return r.Donor == id || r.Recipient == id })
-	}
-	for _, m := range d.s.DataMembers() {
-		n := d.v.Node(m.ID)
-		if m.ID == recipient || m.ID == d.s.Primary || !d.fresh(n) || !free(m.ID) {
-			continue
-		}
-		errant := d.errantOf(d.v.Node(d.s.Primary), n.Report)
-		if c := n.Report.Replica; n.Report.Mysqld == MysqldRunning && c != nil && c.IORunning && c.SQLRunning && c.SourceUUID == d.s.PrimaryUUID && errant.IsEmpty() {
-			return m.ID, true
-		}
-	}
-	return d.s.Primary, d.s.Primary != recipient && free(d.s.Primary)
-}
-
-// rebuild carries out a lease until the recipient says how it ended.
-func (d *decider) rebuild(lease Rebuild, n *NodeView, m Member) {
-	if !d.fresh(n) {
-		if n.Age > rebuildSilence {
-			d.commit(Command{Kind: CmdRebuildEnd, Node: m.ID, Why: "its agent is silent"})
-		}
-		return
-	}
-	if rb := n.Report.Rebuild; rb != nil && rb.Index == lease.Index {
-		switch {
-		case rb.Err != "":
-			d.commit(Command{Kind: CmdRebuildEnd, Node: m.ID, Why: rb.Err})
-		case rb.Done:
-			d.commit(Command{Kind: CmdRebuildEnd, Node: m.ID})
-		default:
-			d.why("%s is being rebuilt from %s: %s", m.Name, d.name(lease.Donor), rb.Phase)
-		}
-		return
-	}
-	donor, _ := d.s.Member(lease.Donor)
-	d.keep(Order{To: m.ID, Op: OpRebuild, Lease: lease.Index, Source: &Source{Node: donor.ID, Host: donor.MySQLHost,
-		Port: donor.MySQLPort, UUID: donor.ServerUUID, User: m.ReplicationUser(), Password: m.ReplicationPassword}})
-	d.why("%s is being rebuilt from %s", m.Name, d.name(lease.Donor))
+	return slices.ContainsFunc(errant.UUIDs(), d.lossyReign)
 }
 
 // handover keeps the coordinator away from the primary's host, so that losing

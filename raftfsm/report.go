@@ -83,9 +83,17 @@ const (
 	// transactions that Keep lacks are cut off its binary log first (R9), if
 	// that is possible.
 	OpStart Op = "start"
-	// OpRebuild copies the data of Source beside the node's own and swaps
-	// them. It is answered when begun; the report tells how it goes.
+	// OpRebuild copies the data of Source beside the node's own. It is answered
+	// when begun; the report tells how it goes.
 	OpRebuild Op = "rebuild"
+	// OpSwap puts the copy made under Lease, which is ready, in the place of the
+	// node's data and starts mysqld on it. It is answered when they are swapped.
+	// The old data are removed once the new ones hold all of them, with KeepOld
+	// when the next copy comes; what nobody else has is kept for good.
+	OpSwap Op = "swap"
+	// OpEndRebuild ends the copy that is made under Lease, which has ended, and
+	// removes what there is of it.
+	OpEndRebuild Op = "end_rebuild"
 )
 
 // Source says where a replica finds its primary, or a recipient its donor.
@@ -126,8 +134,13 @@ type Order struct {
 	Await       gtid.Set `json:"await"`
 	Cut         bool     `json:"cut,omitempty"`
 	Keep        gtid.Set `json:"keep"`
-	// Lease is the index of the rebuild lease that OpRebuild carries out.
+	// Lease is the index of the rebuild lease that OpRebuild and OpSwap carry out
+	// and that OpEndRebuild saw end.
 	Lease uint64 `json:"lease,omitempty"`
+	Copying
+	KeepOld bool `json:"keep_old,omitempty"`
+	// Surplus says that the data that OpSwap replaces may hold what nobody else has.
+	Surplus bool `json:"surplus,omitempty"`
 }
 
 // Answer is what an agent says to an order.
@@ -230,6 +243,11 @@ type Report struct {
 	// here as this server was a replica; looked at on a writable server only.
 	SleepingEvents int       `json:"sleeping_events,omitempty"`
 	Problems       []Problem `json:"problems,omitempty"`
+	// DataSize is what a copy of the data takes, DiskFree the room beside them, in
+	// bytes; 0: not known. OldData is what kept data of earlier copies take.
+	DataSize int64 `json:"data_size,omitempty"`
+	DiskFree int64 `json:"disk_free,omitempty"`
+	OldData  int64 `json:"old_data,omitempty"`
 
 	// VIPs are the virtual IPs that the node is configured with.
 	VIPs []VIPReport `json:"vips,omitempty"`
@@ -281,12 +299,16 @@ type ReplicaReport struct {
 // RebuildReport is the progress of a copy.
 type RebuildReport struct {
 	Index uint64 `json:"index"` // of the lease
-	Phase string `json:"phase"` // copy, swap, start
+	Phase string `json:"phase"` // prepare, copy, verify, ready, swap, start
 	Done  bool   `json:"done"`
 	Err   string `json:"err,omitempty"`
 	Bytes int64  `json:"bytes,omitempty"`
-	Total int64  `json:"total,omitempty"`
+	Total int64  `json:"total,omitempty"` // an estimate
+	Rate  int64  `json:"rate,omitempty"`  // bytes per second now
 }
+
+// underWay says that the copy is being made or put in place.
+func (r *RebuildReport) underWay() bool { return r != nil && !r.Done && r.Err == "" }
 
 // Grant answers a report. It is given by a coordinator that verified its
 // leadership after the report had come; the lease counts from the sending of

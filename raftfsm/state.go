@@ -46,7 +46,7 @@ type Member struct {
 	Leaving bool `json:"leaving,omitempty"`
 
 	// RebuildsFailed counts copies onto this node that failed in a row; after
-	// maxRebuilds of them a person has to look.
+	// maxRebuilds of them, or when one was canceled, a person has to look.
 	RebuildsFailed int `json:"rebuilds_failed,omitempty"`
 }
 
@@ -95,14 +95,6 @@ type Reign struct {
 	Why     string `json:"why,omitempty"`   // why it was ended
 }
 
-// Rebuild is a lease on copying the data of Donor to Recipient.
-type Rebuild struct {
-	Recipient NodeID `json:"recipient"`
-	Donor     NodeID `json:"donor"`
-	Index     uint64 `json:"index"` // of the command that granted it
-	Why       string `json:"why,omitempty"`
-}
-
 // Checkpoint is a lower bound of what a node once held. It is never a position:
 // it shows lost memory and what a node that is down had.
 type Checkpoint struct {
@@ -147,7 +139,9 @@ type State struct {
 	Left   []Left  `json:"left,omitempty"` // by node
 	Intent *Intent `json:"intent,omitempty"`
 
-	Rebuilds    []Rebuild    `json:"rebuilds,omitempty"`    // by recipient
+	Rebuilds    []Rebuild    `json:"rebuilds,omitempty"`    // leases, by recipient
+	Wishes      []Wish       `json:"wishes,omitempty"`      // rebuilds asked for, by recipient
+	Rebuilt     []Rebuilt    `json:"rebuilt,omitempty"`     // how the last ones ended, by recipient
 	Checkpoints []Checkpoint `json:"checkpoints,omitempty"` // by node
 	History     []Reign      `json:"history,omitempty"`     // oldest first, capped
 	Events      []Event      `json:"events,omitempty"`      // oldest first, capped
@@ -218,16 +212,6 @@ func (s *State) Acker(id NodeID) (Acker, bool) {
 	return Acker{}, false
 }
 
-// Rebuild gives the lease under which a node is being copied anew.
-func (s *State) Rebuild(recipient NodeID) (Rebuild, bool) {
-	for _, r := range s.Rebuilds {
-		if r.Recipient == recipient {
-			return r, true
-		}
-	}
-	return Rebuild{}, false
-}
-
 // Checkpoint gives the lower bound known of a node.
 func (s *State) Checkpoint(id NodeID) gtid.Set {
 	for _, c := range s.Checkpoints {
@@ -249,6 +233,8 @@ func (s State) Clone() State {
 	s.Members = slices.Clone(s.Members)
 	s.Ackers = slices.Clone(s.Ackers)
 	s.Rebuilds = slices.Clone(s.Rebuilds)
+	s.Wishes = slices.Clone(s.Wishes)
+	s.Rebuilt = slices.Clone(s.Rebuilt)
 	s.Checkpoints = slices.Clone(s.Checkpoints)
 	s.History = slices.Clone(s.History)
 	s.Targets = slices.Clone(s.Targets)

@@ -60,7 +60,8 @@ func (v *View) Node(id NodeID) *NodeView {
 // one comes, so nothing waits for the answer to an order of an earlier epoch; and
 // what others depend on waits for none of an earlier command.
 func (n *NodeView) inFlight(o Op, epoch, index uint64) bool {
-	urgent := o == OpPromote || o == OpSetAcks || o == OpExclude || o == OpLockOut
+	// A rebuild does not wait for a start that hangs, nor its end for its swap.
+	urgent := o == OpPromote || o == OpSetAcks || o == OpExclude || o == OpLockOut || o == OpRebuild || o == OpEndRebuild
 	for i := range n.Orders {
 		t := n.Orders[i].Order.Token
 		if n.Orders[i].Flight && t.Epoch == epoch && (t.Index >= index || !urgent) && o != OpSeal {

@@ -5,9 +5,11 @@
 // the directories exist says how far that went, so that an interrupted swap
 // needs no log:
 //
-//	DATA.clone  garbage: an unfinished copy, or an old one being removed
-//	DATA.new    a verified copy
-//	DATA.old    what was in place before the last swap
+//	DATA.clone   garbage: an unfinished copy, or an old one being removed
+//	DATA.gone    garbage: old data being removed
+//	DATA.new     a verified copy
+//	DATA.old     what was in place before the last swap
+//	DATA.kept-N  what was in place before, and holds what nobody else has
 //
 // DATA itself is missing only between the two renames of a swap, and DATA.new is
 // there then: Recover finishes it. Nothing but a verified copy ever replaces data.
@@ -57,6 +59,7 @@ type Place struct {
 func (p Place) beside(suffix string) string { return filepath.Clean(p.DataDir) + suffix }
 func (p Place) clone() string               { return p.beside(".clone") }
 func (p Place) fresh() string               { return p.beside(".new") }
+func (p Place) gone() string                { return p.beside(".gone") }
 
 // Old is where Swap leaves the data that it replaced.
 func (p Place) Old() string { return p.beside(".old") }
@@ -101,10 +104,8 @@ func (p Place) Prepare() error {
 	if err := p.Check(); err != nil {
 		return err
 	}
-	for _, dir := range []string{p.clone(), p.fresh()} {
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
+	if err := p.Clean(); err != nil {
+		return err
 	}
 	if err := os.Mkdir(p.clone(), 0o750); err != nil {
 		return err
@@ -224,7 +225,7 @@ func (p Place) Recover() (swapped bool, err error) {
 		// here would hide that something is wrong.
 		return false, fmt.Errorf("%w: %s, but copies stand beside it", ErrDataGone, p.DataDir)
 	}
-	return swapped, errors.Join(os.RemoveAll(p.clone()), os.RemoveAll(p.fresh()))
+	return swapped, p.Clean()
 }
 
 // verify looks for what every server has, and for CLONE's own marks of a copy

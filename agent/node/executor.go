@@ -55,6 +55,9 @@ var limits = map[raftfsm.Op]time.Duration{
 	raftfsm.OpAccounts: 10 * time.Second,
 	raftfsm.OpStart:    30 * time.Second,
 	raftfsm.OpRebuild:  30 * time.Second,
+	raftfsm.OpSwap:     time.Minute, // mysqld's clean end
+
+	raftfsm.OpEndRebuild: 10 * time.Second,
 }
 
 var mayStart = map[raftfsm.Op]bool{

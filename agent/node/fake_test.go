@@ -464,7 +464,7 @@ func (f *fakeMysqld) DiscardReceived(ctx context.Context) error {
 	return f.changes(ctx, "DiscardReceived", func() error { f.received = gtid.Set{}; f.channel = ""; return nil })
 }
 
-func (f *fakeMysqld) Clone(ctx context.Context, _ mysqlctl.Source, dir string, progress func(mysqlctl.CloneProgress)) error {
+func (f *fakeMysqld) Clone(ctx context.Context, _ mysqlctl.Source, dir string, _ int64, progress func(mysqlctl.CloneProgress)) error {
 	if err := f.reads(ctx, "Clone"); err != nil {
 		return err
 	}

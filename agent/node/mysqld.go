@@ -57,5 +57,5 @@ type Mysqld interface {
 	ResetReplica(ctx context.Context) error
 	DiscardReceived(ctx context.Context) error
 
-	Clone(ctx context.Context, donor mysqlctl.Source, dir string, progress func(mysqlctl.CloneProgress)) error
+	Clone(ctx context.Context, donor mysqlctl.Source, dir string, limit int64, progress func(mysqlctl.CloneProgress)) error
 }

@@ -107,6 +107,7 @@ type Node struct {
 	fence fencer
 	read  reader
 	copy  rebuilder
+	room  room
 
 	trigger chan struct{} // send a report now
 	tidy    chan struct{} // there is something to tidy up
@@ -171,6 +172,7 @@ func (n *Node) Run(ctx context.Context) error {
 		group.Go(func() error { return n.keepLooking(ctx) })
 		group.Go(func() error { return n.keepProbing(ctx) })
 		group.Go(func() error { return n.keepTidy(ctx) })
+		group.Go(func() error { return n.keepHouse(ctx) })
 	}
 	n.mu.Lock()
 	n.run = ctx
@@ -181,7 +183,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.run = nil
 	n.mu.Unlock()
 	n.obs.sends.Wait()
-	n.copy.stop()
+	_ = n.copy.stop(context.Background())
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}

@@ -299,6 +299,7 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 	if n.cfg.VIPs != nil {
 		r.VIPs = n.cfg.VIPs()
 	}
+	n.room.fill(&r)
 	var stateErr error
 	var upSince time.Duration
 	if n.md != nil {

@@ -45,7 +45,11 @@ func (n *Node) carryOut(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer)
 	case raftfsm.OpStart:
 		return n.startFormer(ctx, o, a)
 	case raftfsm.OpRebuild:
-		return n.beginRebuild(ctx, o)
+		return n.beginRebuild(o)
+	case raftfsm.OpSwap:
+		return n.swap(ctx, o)
+	case raftfsm.OpEndRebuild:
+		return n.endRebuild(ctx, o)
 	}
 	return refuse(raftfsm.CodeFailed, "operation %q is not known to this agent", o.Op)
 }

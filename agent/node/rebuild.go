@@ -14,20 +14,35 @@ import (
 )
 
 const (
-	// stopTimeout is what a clean end of mysqld may take before the swap; it is
-	// killed then. Its data are kept beside the new ones either way.
-	stopTimeout = 20 * time.Second
 	// progressEvery bounds how often progress causes a report of its own.
 	progressEvery = time.Second
+	// copyStall ends a copy of which nothing has come for that long: CLONE itself
+	// waits for a frozen donor for ever. DDL on the donor may hold it up for a while.
+	copyStall = 2 * time.Minute
+	// copySpare is what a copy leaves free on the disk, in bytes: the server beside
+	// it goes on writing.
+	copySpare = 64 << 20
+)
+
+// Phases of a rebuild beside raftfsm's.
+const (
+	phasePrepare = "prepare"
+	phaseVerify  = "verify"
+	phaseSwap    = "swap"
+	phaseStart   = "start"
 )
 
 // rebuilder is the one copy that is being made, or was made last.
 type rebuilder struct {
+	// dirs is held while the directories beside the data belong to a copy.
+	dirs sync.Mutex
+
 	mu      sync.Mutex
 	state   *raftfsm.RebuildReport // nil: none in this run of the agent
 	running bool
 	cancel  context.CancelCauseFunc
 	done    chan struct{}
+	swapped chan struct{} // closed when the copy is in place
 }
 
 // report gives a copy of the state.
@@ -47,6 +62,11 @@ func (r *rebuilder) change(f func(*raftfsm.RebuildReport)) {
 	f(r.state)
 }
 
+func (n *Node) phase(name string) {
+	n.copy.change(func(r *raftfsm.RebuildReport) { r.Phase = name })
+	n.Trigger()
+}
+
 // active says that a copy is being made.
 func (r *rebuilder) active() bool {
 	r.mu.Lock()
@@ -54,27 +74,39 @@ func (r *rebuilder) active() bool {
 	return r.running
 }
 
-// stop ends the copy and waits until it has left nothing behind that moves.
-func (r *rebuilder) stop() {
+var errEnded = errors.New("the rebuild was ended")
+
+// stop ends the copy and waits, until ctx ends, for it to have left nothing behind
+// that moves.
+func (r *rebuilder) stop(ctx context.Context) error {
 	r.mu.Lock()
 	cancel, done := r.cancel, r.done
 	r.mu.Unlock()
-	if cancel != nil {
-		cancel(errors.New("the rebuild was ended"))
-		<-done
+	if cancel == nil {
+		return nil
+	}
+	cancel(errEnded)
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
 // beginRebuild starts the copy under a lease, once; another lease ends the copy
 // that is being made.
-func (n *Node) beginRebuild(ctx context.Context, o raftfsm.Order) error {
-	if o.Source == nil || o.Lease == 0 {
+func (n *Node) beginRebuild(o raftfsm.Order) error {
+	switch {
+	case o.Source == nil || o.Lease == 0:
 		return refuse(raftfsm.CodeFailed, "the order names no donor or no lease")
+	case o.Engine != "" && o.Engine != raftfsm.EngineClone:
+		return refuse(raftfsm.CodeFailed, "engine %q is not known to this agent", o.Engine)
 	}
 	if now := n.copy.report(); now != nil && now.Index == o.Lease {
 		return nil // its report says how it goes, or went
 	}
-	n.copy.stop()
+	_ = n.copy.stop(context.Background())
 	if err := n.mayReplace(o.Token.Epoch); err != nil {
 		return err
 	}
@@ -85,15 +117,25 @@ func (n *Node) beginRebuild(ctx context.Context, o raftfsm.Order) error {
 	copying, cancel := context.WithCancelCause(run)
 	done := make(chan struct{})
 	n.copy.mu.Lock()
-	n.copy.state = &raftfsm.RebuildReport{Index: o.Lease, Phase: "copy"}
-	n.copy.running, n.copy.cancel, n.copy.done = true, cancel, done
+	n.copy.state = &raftfsm.RebuildReport{Index: o.Lease, Phase: phasePrepare}
+	n.copy.running, n.copy.cancel, n.copy.done, n.copy.swapped = true, cancel, done, make(chan struct{})
 	n.copy.mu.Unlock()
 	go func() {
 		defer close(done)
 		defer cancel(nil)
+		n.copy.dirs.Lock()
+		defer n.copy.dirs.Unlock()
 		n.rebuild(copying, o)
 	}()
 	return nil
+}
+
+// endRebuild ends the copy under a lease that has ended, if it goes on still.
+func (n *Node) endRebuild(ctx context.Context, o raftfsm.Order) error {
+	if now := n.copy.report(); now == nil || now.Index != o.Lease {
+		return nil
+	}
+	return n.copy.stop(ctx)
 }
 
 // mayReplace refuses where the node's own data must not go: it reigns in the
@@ -116,14 +158,6 @@ func (n *Node) rebuild(ctx context.Context, o raftfsm.Order) {
 	if ctx.Err() != nil && err != nil {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
-	n.copy.mu.Lock()
-	n.copy.running = false
-	if err != nil {
-		n.copy.state.Err = err.Error()
-	} else {
-		n.copy.state.Done = true
-	}
-	n.copy.mu.Unlock()
 	if err != nil {
 		n.log.Warn("rebuild failed", "lease", o.Lease, "err", err)
 		if n.running() != nil { // leftovers: a copy may be as big as the disk
@@ -134,6 +168,15 @@ func (n *Node) rebuild(ctx context.Context, o raftfsm.Order) {
 	} else {
 		n.log.Info("rebuild done", "lease", o.Lease, "took", time.Since(began).Round(time.Millisecond))
 	}
+	n.room.forget()
+	n.copy.mu.Lock()
+	n.copy.running = false
+	if n.copy.state.Rate = 0; err != nil {
+		n.copy.state.Err = err.Error()
+	} else {
+		n.copy.state.Done = true
+	}
+	n.copy.mu.Unlock()
 	n.Trigger()
 }
 
@@ -150,7 +193,12 @@ func (n *Node) discard() error {
 	return err
 }
 
+// tryRebuild makes the copy and waits for the order that puts it in place.
 func (n *Node) tryRebuild(ctx context.Context, o raftfsm.Order) error {
+	if n.place.Lease() == o.Lease { // an agent before this one had it put in place
+		n.phase(phaseStart)
+		return n.ensureUp(ctx)
+	}
 	if err := n.place.Prepare(); err != nil {
 		return err
 	}
@@ -163,49 +211,124 @@ func (n *Node) tryRebuild(ctx context.Context, o raftfsm.Order) error {
 	if err != nil {
 		return err
 	}
-	if err := n.swap(ctx, o); err != nil {
-		return err
+	n.phase(raftfsm.CopyReady)
+	select {
+	case <-n.copy.swapped:
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	n.copy.change(func(r *raftfsm.RebuildReport) { r.Phase = "start" })
-	n.Trigger()
-	return n.ensureUp(ctx)
+	n.phase(phaseStart)
+	if err := n.ensureUp(ctx); err != nil && ctx.Err() == nil {
+		return errors.Join(fmt.Errorf("mysqld does not start on the copy: %w", err), n.putBack(o))
+	}
+	return ctx.Err()
 }
 
-// cloner gives what copies: the node's own mysqld, or if that does not start a
-// throw-away one.
+// cloner gives what copies: the node's own mysqld, or if that does not start, or
+// its data go first, a throw-away one.
 func (n *Node) cloner(ctx context.Context, o raftfsm.Order) (xtra.CloneFunc, func(), error) {
 	by, cleanUp := n.md, func() {}
-	if err := n.ensureUp(ctx); err != nil {
+	err := errors.New("its data are removed first")
+	if !o.InPlace {
+		err = n.ensureUp(ctx)
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil, nil, err
 		}
-		scratch, end, scratchErr := n.scratch(ctx)
+		scratch, end, scratchErr := n.scratch(ctx, o)
 		if scratchErr != nil {
 			return nil, nil, fmt.Errorf("mysqld does not start (%w), and no other can copy: %w", err, scratchErr)
 		}
 		by, cleanUp = scratch, end
 	}
 	src := mysqlctl.Source{Host: o.Source.Host, Port: o.Source.Port, User: o.Source.User, Password: o.Source.Password}
-	var told time.Duration
 	return func(ctx context.Context, dir string, _ xtra.Progress) error {
-		return by.Clone(ctx, src, dir, func(p mysqlctl.CloneProgress) {
-			n.copy.change(func(r *raftfsm.RebuildReport) { r.Bytes, r.Total = p.Done, p.Estimate })
-			if now := n.clock.Boottime(); now-told > progressEvery {
-				told = now
-				n.Trigger()
-			}
-		})
+		n.phase(raftfsm.CopyRunning)
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		watch := n.newCopyWatch(cancel)
+		err := by.Clone(ctx, src, dir, o.Throttle, watch.progress)
+		if errors.Is(err, mysqlctl.ErrAbandoned) && by == n.md {
+			// A frozen donor holds it, and every later copy. It serves nobody: it is
+			// under a lease.
+			err = errors.Join(err, n.kill(context.WithoutCancel(ctx)))
+		}
+		if ctx.Err() != nil && err != nil {
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+		n.phase(phaseVerify)
+		return err
 	}, cleanUp, nil
+}
+
+// copyWatch follows one copy: how fast it is, whether anything comes, whether it fits.
+type copyWatch struct {
+	n      *Node
+	cancel context.CancelCauseFunc
+	told   time.Duration // of the last report
+	moved  time.Duration // when something last came
+	at     time.Duration // of the last rate
+	bytes  int64         // then
+	last   mysqlctl.CloneProgress
+}
+
+func (n *Node) newCopyWatch(cancel context.CancelCauseFunc) *copyWatch {
+	now := n.clock.Boottime()
+	return &copyWatch{n: n, cancel: cancel, told: now, moved: now, at: now}
+}
+
+func (w *copyWatch) progress(p mysqlctl.CloneProgress) {
+	now := w.n.clock.Boottime()
+	if p.Stage != w.last.Stage || p.Done != w.last.Done || p.Network != w.last.Network {
+		w.moved = now
+	}
+	w.last = p
+	first := w.bytes == 0
+	var rate int64 = -1
+	if d := now - w.at; d >= progressEvery || first {
+		if d > 0 {
+			rate = int64(float64(p.Done-w.bytes) / d.Seconds())
+		}
+		w.at, w.bytes = now, p.Done
+	}
+	w.n.copy.change(func(r *raftfsm.RebuildReport) {
+		r.Bytes, r.Total = p.Done, p.Estimate
+		switch {
+		case rate >= 0 && r.Rate > 0:
+			r.Rate = (r.Rate + rate) / 2
+		case rate > 0:
+			r.Rate = rate
+		}
+	})
+	if now-w.told <= progressEvery && !first {
+		return
+	}
+	w.told = now
+	w.n.Trigger()
+	free, err := w.n.place.Free()
+	switch {
+	case now-w.moved > copyStall:
+		w.cancel(fmt.Errorf("nothing has come from the donor for %s", copyStall))
+	case err == nil && free < copySpare+max(p.Estimate-p.Done, 0) && (first || free < copySpare):
+		w.cancel(fmt.Errorf("the copy does not fit: %d MB are free, and %d MB of it are to come", free>>20, (p.Estimate-p.Done)>>20))
+	}
 }
 
 // scratch starts a throw-away server below the unfinished copy. The node's own
 // is not tried again meanwhile.
-func (n *Node) scratch(ctx context.Context) (Mysqld, func(), error) {
+func (n *Node) scratch(ctx context.Context, o raftfsm.Order) (Mysqld, func(), error) {
 	if n.cfg.Scratch == nil {
 		return nil, nil, errors.New("no throw-away server is configured")
 	}
 	if err := n.hold(ctx); err != nil {
 		return nil, nil, err
+	}
+	if o.InPlace {
+		if err := n.empty(ctx, o); err != nil {
+			n.release()
+			return nil, nil, err
+		}
 	}
 	dir := n.place.Scratch()
 	md := n.cfg.Scratch(dir)
@@ -231,57 +354,21 @@ func (n *Node) scratch(ctx context.Context) (Mysqld, func(), error) {
 	return md, end, nil
 }
 
-// swap stops mysqld and puts the copy in place of its data. No order is carried
-// out meanwhile, and what forbade the rebuild at its start forbids it here.
-func (n *Node) swap(ctx context.Context, o raftfsm.Order) error {
-	n.copy.change(func(r *raftfsm.RebuildReport) { r.Phase = "swap" })
-	n.Trigger()
-	select {
-	case n.exec.turn <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+// endScratch ends a throw-away server that an agent before this one left.
+func (n *Node) endScratch(ctx context.Context) {
+	dir := n.place.Scratch()
+	if _, err := os.Stat(dir); err != nil || n.cfg.Scratch == nil {
+		return
 	}
-	defer func() { <-n.exec.turn }()
-	if err := n.hold(ctx); err != nil {
-		return err
+	md := n.cfg.Scratch(dir)
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	found, _ := md.Adopt(ctx)
+	err := md.Close()
+	if found {
+		err = errors.Join(md.Kill(ctx), err)
 	}
-	defer n.release()
-	if n.isUp() {
-		st, err := n.status(ctx, lookTimeout)
-		if err == nil && !st.SuperReadOnly {
-			return refuse(raftfsm.CodeFailed, "a writable server is not rebuilt")
-		}
+	if err != nil {
+		n.log.Warn("throw-away server of an earlier agent not ended", "err", err)
 	}
-	token := n.tokens.Now().Token
-	if err := n.mayReplace(o.Token.Epoch); err != nil {
-		return err
-	}
-	if err := n.stopMysqld(ctx); err != nil {
-		return err
-	}
-	if err := n.place.Swap(); err != nil {
-		return err
-	}
-	n.obs.forget()
-	return n.tokens.SetRole(token, RoleNone)
-}
-
-// stopMysqld ends mysqld cleanly, else by SIGKILL.
-func (n *Node) stopMysqld(ctx context.Context) error {
-	if !n.md.Alive() {
-		return nil
-	}
-	n.sup.mu.Lock()
-	n.sup.stopping = true
-	n.sup.mu.Unlock()
-	limited, cancel := context.WithTimeout(ctx, stopTimeout)
-	err := n.md.Stop(limited)
-	cancel()
-	if err == nil && !n.md.Alive() {
-		return nil
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return n.kill(ctx)
 }

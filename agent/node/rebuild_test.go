@@ -16,12 +16,26 @@ func rebuild(step, lease uint64) raftfsm.Order {
 	return raftfsm.Order{Token: tok(2, 20, step), Op: raftfsm.OpRebuild, Lease: lease, Source: source("n2")}
 }
 
-// ended waits for the end of the rebuild under a lease.
+// next is a token that is greater than the stored one.
+func (b *bench) next() raftfsm.Token {
+	t := b.n.Stored().Token
+	t.Step++
+	return t
+}
+
+// ended waits for the end of the rebuild under a lease, as a coordinator does: a copy
+// that is ready is put in place by order, and ended where the agent refuses that.
 func (b *bench) ended(lease uint64) raftfsm.RebuildReport {
 	b.t.Helper()
 	var last raftfsm.RebuildReport
 	b.within(5*time.Minute, "rebuild ended", func() bool {
 		r := b.co.last().Rebuild
+		if r != nil && r.Index == lease && r.Phase == raftfsm.CopyReady && r.Err == "" {
+			a := b.order(raftfsm.Order{Token: b.next(), Op: raftfsm.OpSwap, Lease: lease})
+			if a.Code == raftfsm.CodeFailed {
+				b.mustOrder(raftfsm.Order{Token: b.next(), Op: raftfsm.OpEndRebuild, Lease: lease})
+			}
+		}
 		if r == nil || r.Index != lease || !r.Done && r.Err == "" {
 			return false
 		}
@@ -80,13 +94,15 @@ func TestRebuild(t *testing.T) {
 		if r := b.ended(19); !r.Done || r.Err != "" {
 			t.Fatalf("%+v", r)
 		}
-		if got := b.md.effects(); got != "Clone Stop Start DiscardReceived" {
+		if got := b.md.effects(); got != "Clone SealReplica Stop Start DiscardReceived" {
 			t.Errorf("did %s", got)
 		}
 		if b.data() != "new" || len(b.leftovers()) != 1 || !b.n.isUp() || b.n.Stored().Role != RoleNone {
 			t.Errorf("data %q, beside them %v", b.data(), b.leftovers())
 		}
-		b.mustOrder(rebuild(3, 19)) // done is done
+		o := rebuild(3, 19) // done is done
+		o.Token = b.next()
+		b.mustOrder(o)
 		time.Sleep(time.Minute)
 		if strings.Count(b.md.effects(), "Clone") != 1 {
 			t.Error("copied twice")

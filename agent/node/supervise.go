@@ -85,6 +85,7 @@ func (n *Node) takeOver(ctx context.Context) {
 		}
 	}()
 	n.adopt(ctx)
+	n.endScratch(ctx)
 	if !n.md.Alive() {
 		return
 	}

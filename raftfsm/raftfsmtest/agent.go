@@ -44,6 +44,9 @@ type Agent struct {
 	cur     *task
 	ordered bool // an order wants mysqld up
 	rebuild *raftfsm.RebuildReport
+	image   *Mysqld // the copy, once it is ready
+	old     *kept   // the data that it replaced
+	kept    []*kept // and those before, as long as nobody else has all of them
 	held    bool
 }
 
@@ -68,6 +71,7 @@ func (a *Agent) leaseHeld() uint64 {
 // fences a server that may be writable without a lease.
 func (a *Agent) start() {
 	a.up, a.cur, a.armed, a.fencing, a.rebuild, a.held = true, nil, false, false, nil, false
+	a.image = nil
 	a.ordered = false
 	a.run++
 	a.seq, a.upSince = 0, a.w.now
@@ -114,6 +118,7 @@ func (a *Agent) tend(run int) {
 		if !m.up && !m.starting && !a.held && (a.ordered || a.role != rolePrimary) {
 			a.startMysqld()
 		}
+		a.dropOld()
 	}
 	a.w.after(a.w.jitter(10, 30), func() { a.tend(run) })
 }
@@ -449,6 +454,13 @@ func (t *task) carryOut() {
 		})
 	case raftfsm.OpRebuild:
 		t.rebuild()
+	case raftfsm.OpSwap:
+		t.swap()
+	case raftfsm.OpEndRebuild:
+		if r := a.rebuild; r != nil && r.Index == o.Lease && !r.Done && r.Err == "" {
+			r.Err, a.image = "ended", nil
+		}
+		t.ok()
 	default:
 		panic("unknown op " + o.Op)
 	}
@@ -715,33 +727,5 @@ func (t *task) accounts() {
 			}
 		}
 	}
-	t.ok()
-}
-
-// rebuild copies the donor's data beside the own and swaps them.
-func (t *task) rebuild() {
-	a, m, o := t.a, t.a.md, t.order
-	if a.rebuild != nil && a.rebuild.Index == o.Lease {
-		t.ok()
-		return
-	}
-	a.rebuild = &raftfsm.RebuildReport{Index: o.Lease, Phase: "copy"}
-	run := a.run
-	a.w.after(a.w.jitter(500, 3000), func() {
-		if a.run != run || !a.up || a.rebuild == nil || a.rebuild.Index != o.Lease {
-			return
-		}
-		d := a.w.mysqld(o.Source.Node)
-		if d == nil || !d.usable() || !a.w.linked(a.id, o.Source.Node) {
-			a.rebuild.Err = "donor not reached"
-			return
-		}
-		a.w.swapping(a, d)
-		m.kill()
-		m.copyOf(d)
-		a.role, a.reign = roleNone, 0
-		a.rebuild.Phase, a.rebuild.Done = "start", true
-		a.report(nil)
-	})
 	t.ok()
 }

@@ -39,6 +39,7 @@ var profiles = []struct {
 	{"witness", []int{2, 2, 3}, 3000, 40, map[string]int{"mysqld": 2, "host": 3, "agent": 2, "cut": 3, "lead": 1, "freeze": 1, "step": 1, "switchover": 1}},
 	{"quiet", []int{2, 3, 4}, 0, 40, nil},
 	{"loss", []int{3, 4}, 3000, 40, map[string]int{"allow": 3, "tail": 3, "away": 2, "host": 1, "switchover": 1}},
+	{"copies", []int{3, 4, 4}, 2500, 40, map[string]int{"rebuild": 8, "tail": 2, "allow": 2, "switchover": 1, "mysqld": 1, "agent": 1, "lead": 1, "step": 1, "reinit": 1, "freeze": 1}},
 	{"late", []int{3, 4}, 3000, 40, map[string]int{"again": 8, "sleeper": 2, "away": 4, "lead": 2, "trap": 2, "killP": 1, "drop": 1, "agent": 1}},
 }
 
@@ -156,7 +157,7 @@ func (g *generator) hit(who string) string {
 
 // episodeOrder keeps a seed's choice the same.
 var episodeOrder = []string{"mysqld", "killP", "agent", "host", "cut", "lag", "slow", "lead", "drop", "trap", "again", "freeze", "step",
-	"double", "narrow", "deaf", "away", "leave", "acks", "switchover", "failover", "policy", "tail", "back", "allow", "ghost", "reinit", "sleeper", "stale"}
+	"double", "narrow", "deaf", "away", "leave", "acks", "switchover", "failover", "policy", "tail", "back", "allow", "ghost", "reinit", "sleeper", "stale", "rebuild"}
 
 var episodes = map[string]func(g *generator){
 	"mysqld": func(g *generator) {
@@ -450,6 +451,37 @@ var episodes = map[string]func(g *generator){
 		g.on(g.t, "sent:promote", 1, 0, "trap order seal it lose 0 for 9000")
 		g.on(g.t, "sent:promote", 1, g.span(200, 9000), "thaw agent it")
 		g.at(g.t+g.span(1000, 9000), "start F")
+	},
+	"rebuild": func(g *generator) { // asked for, often canceled or hit at one of its steps
+		who := g.of(g.replica(), string(g.node()))
+		g.at(g.t, "rebuild %s %s", who, g.of("", "", "P", string(g.node())))
+		if g.chance(40) {
+			g.at(g.t+g.span(0, 4000), "cancel %s", who)
+		}
+		if g.chance(30) {
+			g.on(g.t, "commit:rebuild", 1, g.span(0, 3000), "cancel it")
+		}
+		if g.chance(60) {
+			g.on(g.t, g.of("commit:rebuild_wish", "commit:rebuild", "token:rebuild", "sent:swap", "token:swap", "done:swap", "commit:rebuild_end", "commit:rebuild_cancel", "commit:intent"),
+				1, g.span(0, 1500), "%s", g.hit(g.of("it", "P", "L", who, g.replica())))
+			end := g.t + g.span(1500, 9000)
+			for _, id := range g.s.Nodes {
+				g.at(end, "thaw agent %s", id)
+				g.at(end, "start %s", id)
+			}
+			g.at(end, "heal")
+		}
+		if g.chance(20) {
+			g.at(g.t, "trap order %s any %s %d", g.of("swap", "rebuild", "end_rebuild"), g.of("late", "again", "lose"), g.span(100, 5000))
+		}
+		if g.chance(20) { // canceled when the copy is about to be put in place
+			g.on(g.t, "commit:rebuild", 1, 0, "trap order swap it late %d", g.span(50, 2000))
+			g.on(g.t, "commit:rebuild", 1, 0, "trap order end_rebuild it late %d", g.span(50, 4000))
+			g.on(g.t, "sent:swap", 1, g.span(0, 50), "cancel it")
+		}
+		if g.chance(20) {
+			g.on(g.t, g.of("commit:rebuild", "token:swap"), 1, g.span(0, 2500), "switchover %s", g.replica())
+		}
 	},
 	"allow": func(g *generator) { // a loss is accepted
 		g.at(g.t, "kill host P")

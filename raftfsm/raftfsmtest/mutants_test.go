@@ -90,6 +90,8 @@ var mutants = []mutant{
 	{name: "a server that hangs is harmless", profile: "frozen", changes: []change{{"reign.go", "n.Report.Mysqld != MysqldHung && ", ""}}},
 	{name: "let in while an order to acknowledge is under way", profile: "frozen", changes: []change{{"reign.go", " && !d.mayBeTold(n)\n", "\n"}}},
 	{name: "rebuilt though it may acknowledge", profile: "return", changes: []change{{"reign.go", "	case !d.harmless(m.ID): // nobody", "	case false: // nobody"}}},
+	{name: "let in while a copy may be put in place", profile: "copies", changes: []change{{"acks.go", "	if r.Rebuild.underWay() {", "	if false {"}}},
+	{name: "old data removed with the swap", agents: "old-data-removed", profile: "copies"},
 	{name: "forgotten though it may acknowledge", profile: "members", changes: []change{{"reign.go", "if !m.Witness && !d.harmless(m.ID) {", "if false {"}}},
 	{name: "acker added after it acknowledges", changes: []change{
 		{"promote.go", "d.give(Order{To: m.ID, Op: OpFollow, Source: d.source(m), Discard: !d.s.Floor.Contains(n.Report.Received)})",
@@ -114,7 +116,7 @@ var mutants = []mutant{
 	{name: "cut after a lossy or async reign", profile: "loss", changes: []change{
 		{"reign.go", "	return reigned && !lossy &&", "	_ = lossy\n	return reigned &&"}}},
 	{name: "cut with a tail that is not transactional", agents: "cut-lasting", profile: "return"},
-	{name: "rebuilt after a lossy reign", profile: "loss", changes: []change{{"reign.go", "		_, lossy := d.lossySince(uuid)\n		return lossy\n", "		return false\n"}}},
+	{name: "rebuilt after a lossy reign", agents: "old-data-removed", profile: "loss", changes: []change{{"rebuild.go", "	_, lossy := d.lossySince(uuid)\n	return lossy\n", "	return false\n"}}},
 	{name: "a loss takes no rows of earlier reigns", profile: "loss", changes: []change{{"reign.go", "		lossy = lossy || r.Lossy\n", "		lossy = r.Lossy\n"}}},
 
 	// Facts of MySQL.

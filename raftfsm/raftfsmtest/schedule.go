@@ -355,6 +355,10 @@ func (w *World) do(text string, it raftfsm.NodeID) {
 		w.Ask(raftfsm.RequestFailover, to, arg(2) == "allow")
 	case "leave":
 		w.Leave(id(1))
+	case "rebuild": // NODE [DONOR]
+		w.Rebuild(id(1), id(2))
+	case "cancel": // the rebuild of NODE
+		w.Cancel(id(1))
 	case "join":
 		host(id(1), func() {
 			if _, member := w.machine.State.Member(id(1)); !member {

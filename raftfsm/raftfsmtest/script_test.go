@@ -240,6 +240,10 @@ func (s *script) do(line string) {
 		w.Ask(raftfsm.RequestKind(f[0]), to, f[len(f)-1] == "allow-data-loss")
 	case "lose", "keep": // acks
 		w.loseAcks = f[0] == "lose"
+	case "rebuild": // NODE [from NODE]
+		w.Rebuild(id(1), id(3))
+	case "cancel": // the rebuild of NODE
+		w.Cancel(id(1))
 	case "leave": // NODE is to be forgotten
 		w.Leave(id(1))
 	case "state":

@@ -5,6 +5,7 @@
 package raftfsmtest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2" //nolint:depguard // a package for tests: all chance comes from its seed
@@ -401,8 +402,13 @@ func (w *World) append(c raftfsm.Command) raftfsm.Result {
 	w.checkApplied(&before, c, r)
 	if r.Dropped == "" {
 		it := c.Node
-		if c.Kind == raftfsm.CmdPromote {
+		switch c.Kind {
+		case raftfsm.CmdPromote:
 			it = c.Primary
+		case raftfsm.CmdRebuild:
+			it = c.Rebuild.Recipient
+		case raftfsm.CmdWish:
+			it = c.Wish.Recipient
 		}
 		w.happened("commit", string(c.Kind), it)
 	}
@@ -442,6 +448,8 @@ func (w *World) describe(c raftfsm.Command, r raftfsm.Result) string {
 		}
 	case raftfsm.CmdRebuild:
 		fmt.Fprintf(&b, " %s from %s: %s", c.Rebuild.Recipient, c.Rebuild.Donor, c.Rebuild.Why)
+	case raftfsm.CmdWish:
+		fmt.Fprintf(&b, " %s from %s", c.Wish.Recipient, orBest(c.Wish.From))
 	case raftfsm.CmdRequest:
 		if c.Request == nil {
 			fmt.Fprintf(&b, " none: %s", c.Why)
@@ -450,7 +458,7 @@ func (w *World) describe(c raftfsm.Command, r raftfsm.Result) string {
 		}
 	case raftfsm.CmdResume:
 		fmt.Fprintf(&b, ": %s", c.Why)
-	case raftfsm.CmdRebuildEnd, raftfsm.CmdRemoveMember:
+	case raftfsm.CmdRebuildEnd, raftfsm.CmdRemoveMember, raftfsm.CmdCancel:
 		fmt.Fprintf(&b, " %s %s", c.Node, c.Why)
 	}
 	if r.Dropped != "" {
@@ -459,6 +467,8 @@ func (w *World) describe(c raftfsm.Command, r raftfsm.Result) string {
 	_ = s
 	return b.String()
 }
+
+func orBest(id raftfsm.NodeID) raftfsm.NodeID { return cmp.Or(id, "the best") }
 
 func ackText(as []raftfsm.Acker) string {
 	var ids []string
@@ -898,16 +908,6 @@ func (w *World) checkContents() {
 	}
 }
 
-// swapping is S7: the data that are replaced hold no last copy.
-func (w *World) swapping(a *Agent, donor *Mysqld) {
-	w.say("  data of %s replaced by a copy of %s", a.id, donor.node)
-	for _, r := range w.rows {
-		if a.md.has(r) {
-			w.checkLastCopy(a.md, r)
-		}
-	}
-}
-
 // checkLastCopy is S7: what is about to be thrown away is not the last of it.
 func (w *World) checkLastCopy(m *Mysqld, r *Row) {
 	if !r.OK && !r.Kept {
@@ -917,6 +917,9 @@ func (w *World) checkLastCopy(m *Mysqld, r *Row) {
 		if o := w.mysqld(id); o != nil && o != m && o.has(r) {
 			return
 		}
+	}
+	if w.keptBy(r, m) {
+		return
 	}
 	w.violate("S7: the data of %s were the last copy of %s", m.node, r.Body)
 }
@@ -989,8 +992,8 @@ func (w *World) Unhealthy() string {
 		return fmt.Sprintf("k is %d, not %d: %s", s.K, s.KPolicy(), w.lastWhy)
 	case p.sourceOn && p.k != s.K || p.sourceOn != (s.K > 0):
 		return "the primary enforces another k"
-	case len(s.Rebuilds) > 0:
-		return "a rebuild is under way"
+	case len(s.Rebuilds) > 0 || len(s.Wishes) > 0:
+		return "a rebuild is under way or asked for: " + w.lastWhy
 	}
 	for _, m := range s.DataMembers() {
 		d := w.mysqld(m.ID)

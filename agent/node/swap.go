@@ -1,0 +1,160 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"ha/mysqlctl"
+	"ha/raftfsm"
+	"ha/xtra"
+)
+
+// stopTimeout is what a clean end of mysqld may take before the swap; it is
+// killed then. Its data are kept beside the new ones either way.
+const stopTimeout = 20 * time.Second
+
+// swap stops mysqld and puts the copy in place of its data. It is an order of its
+// own: a copy whose lease has ended meanwhile is put in place of nothing, as a
+// newer order has come then. What forbade the rebuild at its start forbids it here.
+func (n *Node) swap(ctx context.Context, o raftfsm.Order) error {
+	now := n.copy.report()
+	switch {
+	case now == nil || now.Index != o.Lease:
+		return refuse(raftfsm.CodeBusy, "there is no copy under lease %d yet", o.Lease)
+	case now.Done || now.Phase == phaseStart:
+		return nil
+	case now.Err != "" || now.Phase != raftfsm.CopyReady:
+		return refuse(raftfsm.CodeBusy, "the copy is not ready: %s", now.Phase)
+	}
+	if err := n.hold(ctx); err != nil {
+		return err
+	}
+	defer n.release()
+	old := xtra.Replaced{Keep: o.KeepOld, Surplus: o.Surplus}
+	if err := n.mayCopyOver(ctx, o); err != nil {
+		return err
+	}
+	n.phase(phaseSwap)
+	if err := n.putInPlace(ctx, o, old); err != nil {
+		if ctx.Err() != nil { // a newer order came: this one may come again
+			n.phase(raftfsm.CopyReady)
+		}
+		return err
+	}
+	close(n.copy.swapped)
+	return nil
+}
+
+// mayCopyOver refuses to replace the data of a server that is open, or may be.
+func (n *Node) mayCopyOver(ctx context.Context, o raftfsm.Order) error {
+	if n.isUp() {
+		st, err := n.status(ctx, lookTimeout)
+		if err == nil && !st.SuperReadOnly {
+			return refuse(raftfsm.CodeFailed, "a writable server is not rebuilt")
+		}
+	}
+	return n.mayReplace(o.Token.Epoch)
+}
+
+func (n *Node) putInPlace(ctx context.Context, o raftfsm.Order, old xtra.Replaced) error {
+	if err := n.makeWay(); err != nil {
+		return err
+	}
+	if position, err := n.lastPosition(ctx); err == nil {
+		old.Position, old.Known = position.All().String(), true
+	}
+	if err := n.stopMysqld(ctx); err != nil {
+		return err
+	}
+	if err := n.place.Mark(o.Lease, old); err != nil {
+		return err
+	}
+	if err := n.place.Swap(); err != nil {
+		return err
+	}
+	n.obs.forget()
+	return n.tokens.SetRole(o.Token, RoleNone)
+}
+
+// lastPosition is all that the data hold: nothing comes to them after it.
+func (n *Node) lastPosition(ctx context.Context) (mysqlctl.Position, error) {
+	if n.isUp() {
+		limited, cancel := context.WithTimeout(ctx, lookTimeout)
+		defer cancel()
+		return n.md.SealReplica(limited)
+	}
+	if ok, err := n.md.Initialized(); err == nil && !ok {
+		return mysqlctl.Position{}, nil
+	}
+	return mysqlctl.Position{}, errors.New("mysqld does not run")
+}
+
+// makeWay puts the data that an earlier copy replaced out of the way of the ones
+// that are replaced now: for good if nobody else has all of them.
+func (n *Node) makeWay() error {
+	old, there := n.place.Replaced()
+	if !there || !old.Surplus && !old.Known || n.holdsAll(old) {
+		return nil // Swap removes them
+	}
+	n.log.Warn("data that a copy replaced hold what nobody else has: kept", "position", old.Position)
+	return n.place.KeepOld()
+}
+
+// putBack undoes a swap: mysqld does not start on the copy.
+func (n *Node) putBack(o raftfsm.Order) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout+killTimeout)
+	defer cancel()
+	if err := n.hold(ctx); err != nil {
+		return err
+	}
+	defer n.release()
+	if err := n.mayReplace(o.Token.Epoch); err != nil {
+		return err
+	}
+	if err := n.kill(ctx); err != nil {
+		return err
+	}
+	n.log.Warn("mysqld does not start on the copy: the old data are put back")
+	err := n.place.Undo()
+	n.obs.forget()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // there were none
+	}
+	return err
+}
+
+// empty removes the data before there is a copy: a person asked for that.
+func (n *Node) empty(ctx context.Context, o raftfsm.Order) error {
+	if err := n.mayCopyOver(ctx, o); err != nil {
+		return err
+	}
+	if err := n.stopMysqld(ctx); err != nil {
+		return err
+	}
+	n.log.Warn("data removed to make room for a copy", "dir", n.place.DataDir)
+	err := n.place.Empty()
+	n.obs.forget()
+	return errors.Join(err, n.tokens.SetRole(o.Token, RoleNone))
+}
+
+// stopMysqld ends mysqld cleanly, else by SIGKILL.
+func (n *Node) stopMysqld(ctx context.Context) error {
+	if !n.md.Alive() {
+		return nil
+	}
+	n.sup.mu.Lock()
+	n.sup.stopping = true
+	n.sup.mu.Unlock()
+	limited, cancel := context.WithTimeout(ctx, stopTimeout)
+	err := n.md.Stop(limited)
+	cancel()
+	if err == nil && !n.md.Alive() {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return n.kill(ctx)
+}

@@ -1,0 +1,187 @@
+package xtra
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxKept is how many sets of data are kept that hold what nobody else has.
+const maxKept = 3
+
+// ErrKept says that no more old data can be kept, and that none of those there are
+// may be removed.
+var ErrKept = errors.New("too many old data are kept")
+
+// Files in a data directory that say where it came from, and what it held when it
+// was replaced.
+const (
+	leaseFile    = "ha.copy"
+	replacedFile = "ha.replaced"
+)
+
+// Replaced is what is known of data that a copy replaced.
+type Replaced struct {
+	// Position is the GTID set that they held; Known is false where it could not
+	// be read.
+	Position string `json:"position"`
+	Known    bool   `json:"known"`
+	// Surplus says that they may hold what nobody else has.
+	Surplus bool `json:"surplus,omitempty"`
+	// Keep says that they are kept until the next copy, whatever they hold.
+	Keep bool `json:"keep,omitempty"`
+}
+
+// Clean removes what copies left, verified or not. The data, Old and what is kept
+// are not touched. It is not called while a copy is being made.
+func (p Place) Clean() error {
+	return errors.Join(os.RemoveAll(p.clone()), os.RemoveAll(p.fresh()), os.RemoveAll(p.gone()))
+}
+
+// Empty removes the data themselves, to make room for a copy.
+func (p Place) Empty() error {
+	if err := p.Check(); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(p.DataDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(p.DataDir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Ready says that there is a verified copy.
+func (p Place) Ready() bool {
+	found, _ := exists(p.fresh())
+	return found
+}
+
+// Mark notes in the verified copy the lease under which it was made, and in the
+// data what they held.
+func (p Place) Mark(lease uint64, r Replaced) error {
+	if err := os.WriteFile(filepath.Join(p.fresh(), leaseFile), []byte(strconv.FormatUint(lease, 10)+"\n"), 0o600); err != nil {
+		return err
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(p.DataDir, replacedFile), b, 0o600)
+}
+
+// Lease is that under which the data were copied; 0: none is known.
+func (p Place) Lease() uint64 {
+	b, err := os.ReadFile(filepath.Join(p.DataDir, leaseFile))
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	return n
+}
+
+// Replaced tells what Old held; false: there is no Old.
+func (p Place) Replaced() (Replaced, bool) {
+	if found, err := exists(p.Old()); !found || err != nil {
+		return Replaced{}, false
+	}
+	var r Replaced
+	b, err := os.ReadFile(filepath.Join(p.Old(), replacedFile))
+	if err != nil || json.Unmarshal(b, &r) != nil {
+		return Replaced{Surplus: true}, true // nothing is known of them
+	}
+	return r, true
+}
+
+// DropOld removes Old.
+func (p Place) DropOld() error {
+	if err := os.RemoveAll(p.gone()); err != nil {
+		return err
+	}
+	// A half removed directory must not look like data.
+	if err := os.Rename(p.Old(), p.gone()); err != nil {
+		return err
+	}
+	return errors.Join(p.syncParent(), os.RemoveAll(p.gone()))
+}
+
+// KeepOld puts Old aside for good: people look at it and remove it. ErrKept: there
+// are too many already.
+func (p Place) KeepOld() error {
+	for n := 1; n <= maxKept; n++ {
+		to := p.beside(".kept-" + strconv.Itoa(n))
+		err := unix.Renameat2(unix.AT_FDCWD, p.Old(), unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+		if !errors.Is(err, unix.EEXIST) {
+			return errors.Join(err, p.syncParent())
+		}
+	}
+	return fmt.Errorf("%w: look at %s, and remove what nobody needs", ErrKept, p.beside(".kept-*"))
+}
+
+// Undo puts Old back in the place of a copy that proved to be no good. No mysqld
+// may run on it.
+func (p Place) Undo() error {
+	if err := p.Clean(); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(p.Old()); err != nil {
+		return err
+	}
+	// In one step: there are data in place at any time.
+	if err := unix.Renameat2(unix.AT_FDCWD, p.Old(), unix.AT_FDCWD, p.DataDir, unix.RENAME_EXCHANGE); err != nil {
+		return err
+	}
+	return p.DropOld()
+}
+
+// Free is the room beside the data, in bytes.
+func (p Place) Free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(filepath.Clean(p.DataDir)), &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// DataSize walks through the data: not to be done often.
+func (p Place) DataSize() int64 {
+	return sum(p.DataDir, func(name string) bool {
+		return strings.HasSuffix(name, ".ibd") || strings.HasPrefix(name, "ibdata") || strings.HasPrefix(name, "undo_") || strings.HasSuffix(name, ".ibu")
+	})
+}
+
+// OldSize walks through old data.
+func (p Place) OldSize() int64 {
+	dirs, _ := filepath.Glob(p.beside(".kept-*"))
+	var n int64
+	for _, dir := range append(dirs, p.Old()) {
+		n += sum(dir, func(string) bool { return true })
+	}
+	return n
+}
+
+// sum adds up what files take on disk. Those that vanish meanwhile take nothing.
+func sum(dir string, counts func(name string) bool) int64 {
+	var n int64
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() || !counts(e.Name()) {
+			return nil //nolint:nilerr // it is gone, or not ours to read
+		}
+		if info, err := e.Info(); err == nil {
+			n += sys(info).Blocks * 512
+		}
+		return nil
+	})
+	return n
+}
