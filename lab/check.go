@@ -23,7 +23,7 @@ const staleMost = 5*time.Second + 1500*time.Millisecond
 // Verdict is what the checks found after a fault.
 type Verdict struct {
 	Rows    load.Verdict
-	Late    int           // OKs of a deposed primary for rows that its successor holds: legal
+	Late    int           // OKs of deposed primaries: legal for rows that their successors hold
 	Stalest time.Duration // of the reads through the virtual IP
 	Healthy time.Duration // from the end of the fault until all was well
 	Status  api.Status
@@ -73,7 +73,7 @@ func (s *Scene) stalest() time.Duration {
 	return stalest(s.reads.samples, s.Load.Acks())
 }
 
-// reigns finds the first OK of each primary, in the order of their epochs.
+// reigns finds the first OK of each primary that came since the load began.
 func (s *Scene) reigns(ctx context.Context) error {
 	var self api.Self
 	err := eventually(10*time.Second, func() (err error) {
@@ -87,20 +87,20 @@ func (s *Scene) reigns(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("no agent tells the history: %w", err)
 	}
-	s.firsts = nil
-	var since time.Time
-	for _, r := range append(self.State.History, raftfsm.Reign{Primary: self.State.Primary}) {
+	since := s.Began
+	for _, r := range append(self.State.History, raftfsm.Reign{Epoch: self.State.Epoch, Primary: self.State.Primary}) {
 		m, _ := self.State.Member(r.Primary)
 		i := slices.IndexFunc(s.past, func(a load.Ack) bool { return a.Server == m.Name && a.At.After(since) })
-		if i >= 0 {
+		if r.Epoch > s.epoch && i >= 0 {
 			s.firsts = append(s.firsts, s.past[i])
 			since = s.past[i].At
 		}
 	}
+	s.epoch = self.State.Epoch
 	return nil
 }
 
-// late counts OKs of deposed primaries.
+// late counts OKs of deposed primaries since the load began.
 func (s *Scene) late() (n int) {
 	next, current := 0, ""
 	for _, a := range s.past {
@@ -108,7 +108,7 @@ func (s *Scene) late() (n int) {
 			current = s.firsts[next].Server
 			next++
 		}
-		if current != "" && a.Server != current && s.Direct(a.Server) {
+		if a.At.After(s.Began) && current != "" && a.Server != current && s.Direct(a.Server) {
 			n++
 		}
 	}

@@ -2,7 +2,6 @@ package lab_test
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,11 +13,6 @@ import (
 	"ha/agent/api"
 	"ha/bench/load"
 	"ha/lab"
-)
-
-var (
-	all   = flag.Bool("all", false, "try every fault, not the quick ones only")
-	table = flag.String("table", "", "write what was seen to this `file`")
 )
 
 // fault is something that goes wrong under load, and what has to hold after it.
@@ -80,7 +74,7 @@ func (s *scene) eventually(bound time.Duration, what string, ok func() (bool, st
 			return time.Since(began)
 		}
 		if time.Since(began) > bound {
-			s.Fatalf("not within %s: %s; last seen: %s", bound, what, seen)
+			s.Fatalf("not within %s: %s; last seen: %s; status: %s", bound, what, seen, s.status())
 		}
 	}
 }
@@ -100,91 +94,6 @@ func (s *scene) takenOver(old string, since time.Time, bound time.Duration) load
 			return first
 		}
 		since = first.At
-	}
-}
-
-// shared is the lab that faults strike one after the other; a fault that leaves it
-// broken has the next one make another.
-var shared *lab.Lab
-
-// needLab skips the test where no lab can be.
-func needLab(t *testing.T) {
-	t.Helper()
-	if testing.Short() || os.Getenv("HA_MYSQLD") == "" {
-		t.Skip("needs a mysqld: set HA_MYSQLD (make test does), and no -short")
-	}
-	if m := lab.Missing(); m != "" {
-		t.Skip("NOT TESTED: no lab can be made here: " + m)
-	}
-}
-
-func newScene(t *testing.T) *scene {
-	t.Helper()
-	needLab(t)
-	if shared == nil {
-		l, err := lab.Up(t.Context(), lab.Options{Hosts: 3, Clients: 2, Dir: labDir(), Mysqld: os.Getenv("HA_MYSQLD")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		shared = l
-		if current, err = l.NewScene(context.WithoutCancel(t.Context())); err != nil {
-			endShared()
-			t.Fatal(err)
-		}
-	} else if err := current.Resume(context.WithoutCancel(t.Context())); err != nil {
-		t.Fatal(err)
-	}
-	s := &scene{T: t, Scene: current}
-	s.must(s.Grow(200, 20*time.Second))
-	return s
-}
-
-// current is the scene of the shared lab.
-var current *lab.Scene
-
-var scratch string
-
-func labDir() string {
-	dir, err := os.MkdirTemp(scratch, "lab")
-	if err != nil {
-		panic(err)
-	}
-	return dir
-}
-
-func TestMain(m *testing.M) {
-	lab.Main()
-	flag.Parse()
-	if how := os.Getenv("HA_LAB_CHILD"); how != "" {
-		child(how)
-	}
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	var err error
-	if scratch, err = os.MkdirTemp("", "ha-lab-"); err != nil {
-		panic(err)
-	}
-	defer os.RemoveAll(scratch)
-	defer func() { endShared() }()
-	code := m.Run()
-	if *table != "" && len(results) > 0 {
-		if err := lab.WriteResults(*table, results, names()); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-	}
-	return code
-}
-
-func endShared() {
-	if shared != nil {
-		if current != nil {
-			current.Stop()
-		}
-		shared.Down()
-		shared, current = nil, nil
 	}
 }
 
@@ -214,9 +123,6 @@ func strikeAll(t *testing.T, group string) {
 func strike(t *testing.T, group string, f fault) {
 	s := newScene(t)
 	r := lab.Result{Group: group, Fault: f.name}
-	before, err := s.AwaitHealthy(t.Context(), 60*time.Second)
-	s.must(err)
-	at := time.Now()
 	// Whatever happens, there is a row in the table, and the next fault has a lab
 	// that works.
 	defer func() {
@@ -231,14 +137,20 @@ func strike(t *testing.T, group string, f fault) {
 		}
 		results = append(results, r)
 	}()
+	before, err := s.AwaitHealthy(t.Context(), 60*time.Second)
+	s.must(err)
+	at := time.Now()
 	f.strike(s, before)
 	s.must(s.Heal())
 	for _, h := range s.Hosts {
 		s.must(h.On())
 	}
-	s.must(s.Grow(20, 30*time.Second))
+	// The last client is never cut off together with the primary.
+	viaVIP := func(server string) bool { return server == lab.ViaVIP(s.Clients[1].Name) }
+	s.writes("writers that know all servers", s.Direct)
+	s.writes("writers through the virtual IP", viaVIP)
 	r.Direct = load.Gap(s.Acks(s.Direct), at, time.Now())
-	r.VIP = load.Gap(s.Acks(func(name string) bool { return !s.Direct(name) }), at, time.Now())
+	r.VIP = load.Gap(s.Acks(viaVIP), at, time.Now())
 	well := f.well
 	if well == 0 {
 		well = 20 * time.Second
@@ -262,6 +174,16 @@ func strike(t *testing.T, group string, f fault) {
 	if f.vip > 0 && r.VIP > f.vip {
 		t.Errorf("writers through the virtual IP waited %s, more than %s", r.VIP, f.vip)
 	}
+}
+
+// writes waits for a row from now on.
+func (s *scene) writes(who string, keep func(string) bool) {
+	s.Helper()
+	since := time.Now()
+	s.eventually(40*time.Second, who+" write again", func() (bool, string) {
+		acks := s.Acks(keep)
+		return len(acks) > 0 && acks[len(acks)-1].At.After(since), ""
+	})
 }
 
 // seen adds to what the table says.

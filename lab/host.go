@@ -212,6 +212,18 @@ func (h *Host) run(argv ...string) error {
 	return nil
 }
 
+// Start starts a program on the host and does not wait for it.
+func (h *Host) Start(argv ...string) error {
+	args := append([]string{"-t", strconv.FormatInt(h.pid.Load(), 10), "-m", "-u", "-i", "-n", "-p", "--"}, argv...)
+	cmd := exec.Command("nsenter", args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go cmd.Wait() //nolint:errcheck // it ends with the host, or before
+	return nil
+}
+
 // The kinds of processes.
 const (
 	Agent  = "agent"

@@ -120,6 +120,9 @@ func (h *hostInit) obey(order string) string {
 		h.hold = true
 	case "mute": // nobody reads what it says any more
 		h.gate.Lock()
+		if err := h.fillPipe(); err != nil {
+			return "error: " + err.Error()
+		}
 	case "hear":
 		h.gate.Unlock()
 	default:
@@ -187,6 +190,29 @@ func (h *hostInit) copyLog(from io.Reader, to io.Writer) {
 		_, _ = to.Write(buf[:n])
 		h.gate.Unlock()
 	}
+}
+
+// fillPipe leaves no room in the agent's pipe: it says too little to fill it. What
+// reads from the pipe takes a last piece, so it is filled until it stays full.
+func (h *hostInit) fillPipe() error {
+	// A file of our own: the agent must wait.
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", h.out.Fd()), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for full := 0; full < 10; <-time.After(10 * time.Millisecond) {
+		n, err := unix.Write(fd, make([]byte, 1024))
+		for err == nil && n > 0 {
+			n, err = unix.Write(fd, make([]byte, 1024))
+			full = 0
+		}
+		if err != unix.EAGAIN {
+			return err
+		}
+		full++
+	}
+	return nil
 }
 
 // mounts makes what a host has of its own: its processes, /run and disks.

@@ -156,7 +156,8 @@ func (f *fabric) unplug(name string) {
 // Loss is packets that do not arrive. ARP is not touched.
 type Loss struct {
 	From, To string  // hosts; empty: any
-	Port     int     // TCP or UDP, at either end; 0: all
+	Port     int     // at either end; 0: all
+	UDP      bool    // not TCP; with a port
 	Share    float64 // of the packets, 0 to 1; 0 is all of them
 }
 
@@ -196,7 +197,11 @@ func (l *Lab) filter(to *Host, losses []Loss) error {
 			b.WriteString(match + " -j DROP\n")
 			continue
 		}
-		for _, proto := range []string{"tcp", "udp"} {
+		protos := []string{"udp"}
+		if !loss.UDP {
+			protos = append(protos, "tcp")
+		}
+		for _, proto := range protos {
 			for _, end := range []string{"--sport", "--dport"} {
 				fmt.Fprintf(&b, "%s -p %s %s %d -j DROP\n", match, proto, end, loss.Port)
 			}
@@ -259,7 +264,7 @@ func (l *Lab) Heal() error {
 	errs := []error{l.Lose()}
 	for _, h := range l.Hosts {
 		if h.Running() {
-			errs = append(errs, h.Delay(0, 0), l.net.join(cable(h.Name), "br0"))
+			errs = append(errs, h.Delay(0, 0), l.net.join(cable(h.Name), "br0"), l.Plug(h.Name))
 		}
 	}
 	for _, c := range l.Clients {

@@ -1,7 +1,7 @@
 package lab_test
 
 import (
-	"slices"
+	"fmt"
 	"testing"
 	"time"
 
@@ -9,18 +9,14 @@ import (
 	"ha/lab"
 )
 
-func TestProcess(t *testing.T) { strikeAll(t, "Process") }
 func TestNetwork(t *testing.T) { strikeAll(t, "Network") }
 
+const (
+	agentPort = 8801
+	mysqlPort = 3306
+)
+
 func init() {
-	groups["Process"] = []fault{
-		{name: "host of the primary loses power", quick: true, moves: moved, direct: 5 * time.Second, vip: 5 * time.Second, strike: func(s *scene, st api.Status) {
-			at := time.Now()
-			s.must(s.host(st.Primary).PowerOff())
-			s.takenOver(st.Primary, at, 20*time.Second)
-			s.must(s.Grow(100, 20*time.Second))
-		}},
-	}
 	groups["Network"] = []fault{
 		{name: "primary cut off together with clients", quick: true, moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
 			at := time.Now()
@@ -29,26 +25,111 @@ func init() {
 			s.closed(st.Primary, at)
 			s.must(s.Grow(100, 20*time.Second))
 		}},
+		{name: "primary cut off from the others, not from clients", moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
+			at := time.Now()
+			s.must(s.Lose(both(st.Primary, s.others(st.Primary), 0)...))
+			s.takenOver(st.Primary, at, 20*time.Second)
+			s.closed(st.Primary, at)
+			s.must(s.Grow(100, 20*time.Second))
+		}},
+		{name: "nobody hears the primary", moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
+			at := time.Now()
+			s.must(s.Lose(lab.Loss{From: st.Primary, To: s.others(st.Primary)[0]}, lab.Loss{From: st.Primary, To: s.others(st.Primary)[1]}))
+			s.takenOver(st.Primary, at, 20*time.Second)
+			s.closed(st.Primary, at)
+		}},
+		{name: "the primary hears nobody", moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
+			at := time.Now()
+			s.must(s.Lose(lab.Loss{To: st.Primary}))
+			s.takenOver(st.Primary, at, 20*time.Second)
+			s.closed(st.Primary, at)
+		}},
+		// Nobody tells the primary that its replicas' connections are gone: until
+		// ack_stalled (10 s) it takes them for attached.
+		{name: "only the replication ports are cut", direct: 15 * time.Second, vip: 15 * time.Second, strike: func(s *scene, st api.Status) {
+			at := time.Now()
+			s.must(s.Lose(both(st.Primary, s.others(st.Primary), mysqlPort)...))
+			s.eventually(15*time.Second, "status says that nobody acknowledges", func() (bool, string) {
+				now, _ := s.Status(s.Context())
+				return now.Acks == 0, fmt.Sprint(now.Acks)
+			})
+			s.seen("recorded as async after %s", time.Since(at).Round(100*time.Millisecond))
+			s.wait(5 * time.Second)
+		}},
+		{name: "agents cut off while replicas stream, for 3 s", strike: func(s *scene, st api.Status) {
+			s.must(s.Lose(both(st.Primary, s.others(st.Primary), agentPort)...))
+			s.wait(3 * time.Second)
+		}, direct: time.Second, vip: time.Second},
+		{name: "agents cut off while replicas stream", moves: moved, direct: 4 * time.Second, strike: func(s *scene, st api.Status) {
+			at := time.Now()
+			s.must(s.Lose(both(st.Primary, s.others(st.Primary), agentPort)...))
+			s.closed(st.Primary, at)
+			s.takenOver(st.Primary, at, 20*time.Second)
+		}},
+		{name: "the coordinator cut off", direct: 3 * time.Second, vip: 3 * time.Second, strike: func(s *scene, st api.Status) {
+			s.must(s.Isolate(st.Coordinator))
+			s.wait(8 * time.Second)
+		}},
+		{name: "a replica cut off", direct: 3 * time.Second, vip: 3 * time.Second, strike: func(s *scene, st api.Status) {
+			s.must(s.Isolate(s.replica(st).Name))
+			s.wait(8 * time.Second)
+		}},
+		{name: "everybody cut off from everybody", moves: maybe, well: 30 * time.Second, strike: func(s *scene, st api.Status) {
+			at := time.Now()
+			s.must(s.Isolate("n1", "n2", "n3"))
+			s.closed(st.Primary, at)
+			s.wait(4 * time.Second)
+		}},
+		{name: "90 % of the primary's packets lost", moves: maybe, well: 30 * time.Second, strike: func(s *scene, st api.Status) {
+			s.must(s.Lose(lab.Loss{From: st.Primary, Share: 0.9}, lab.Loss{To: st.Primary, Share: 0.9}))
+			s.wait(15 * time.Second)
+		}},
+		{name: "5 % of all packets lost", direct: 2 * time.Second, strike: func(s *scene, _ api.Status) {
+			s.must(s.Lose(lab.Loss{Share: 0.05}))
+			s.wait(15 * time.Second)
+		}},
+		{name: "300 ms latency of the primary", direct: 2 * time.Second, strike: func(s *scene, st api.Status) {
+			s.must(s.host(st.Primary).Delay(150*time.Millisecond, 0))
+			s.wait(15 * time.Second)
+		}},
+		{name: "100 ms latency of everybody", direct: 2 * time.Second, strike: func(s *scene, _ api.Status) {
+			s.far(50 * time.Millisecond)
+		}},
+		{name: "300 ms latency of everybody", direct: 2 * time.Second, moves: maybe, strike: func(s *scene, _ api.Status) {
+			s.far(150 * time.Millisecond)
+		}, known: "Raft's leader lease (200 ms) is shorter than the round trip: there is no coordinator for long, and the primary's lease ends"},
+		{name: "a third of the primary's packets reordered", direct: 2 * time.Second, strike: func(s *scene, st api.Status) {
+			s.must(s.host(st.Primary).Delay(time.Millisecond, 0.33))
+			s.wait(15 * time.Second)
+		}},
+		{name: "the primary's link flaps every 5 s", moves: maybe, well: 30 * time.Second, strike: func(s *scene, st api.Status) {
+			for range 3 {
+				s.must(s.Unplug(st.Primary))
+				s.wait(5 * time.Second)
+				s.must(s.Plug(st.Primary))
+				s.wait(5 * time.Second)
+			}
+		}},
+		{name: "the primary's link flaps every second", moves: maybe, well: 30 * time.Second, strike: func(s *scene, st api.Status) {
+			for range 8 {
+				s.must(s.Unplug(st.Primary))
+				s.wait(time.Second)
+				s.must(s.Plug(st.Primary))
+				s.wait(time.Second)
+			}
+		}},
+		{name: "gossip calls healthy peers dead", direct: time.Second, vip: time.Second, strike: func(s *scene, _ api.Status) {
+			s.must(s.Lose(lab.Loss{Port: agentPort, UDP: true}))
+			s.wait(12 * time.Second)
+		}},
 	}
 }
 
-// closed waits until a host that was cut off serves no more.
-func (s *scene) closed(name string, since time.Time) {
+// far lets everything between hosts take that long one way.
+func (s *scene) far(way time.Duration) {
 	s.Helper()
-	h := s.host(name)
-	db, err := s.Root(name)
-	s.must(err)
-	defer db.Close()
-	s.eventually(time.Until(since.Add(leaseOver)), name+" is read-only and without virtual IP", func() (bool, string) {
-		var ro bool
-		if err := db.QueryRowContext(s.Context(), "SELECT @@global.super_read_only").Scan(&ro); err == nil && !ro {
-			return false, "writable"
-		}
-		has, err := h.Addresses()
-		return err == nil && !slices.Contains(has, lab.VIP), "virtual IP"
-	})
-	s.seen("the old primary closed after %s", time.Since(since).Round(100*time.Millisecond))
+	for _, h := range s.Hosts {
+		s.must(h.Delay(way/2, 0)) // there is a box at either end
+	}
+	s.wait(15 * time.Second)
 }
-
-// leaseOver is the lease, and what it may be late.
-const leaseOver = 6500 * time.Millisecond

@@ -16,8 +16,8 @@ import (
 // cores have to keep up, as one that lags leaves the ack set.
 const pace = 10 * time.Millisecond
 
-// viaVIP names writers that do not know which server they talk to.
-func viaVIP(client string) string { return "vip from " + client }
+// ViaVIP names a client's writer, which does not know what server it talks to.
+func ViaVIP(client string) string { return "vip from " + client }
 
 // Scene is a lab under load: there is a writer on every host, one from the first
 // client to every host's address, and one from every client through the virtual
@@ -30,6 +30,7 @@ type Scene struct {
 	servers []load.Server // for checks: on the hosts
 	past    []load.Ack    // of earlier loads
 	firsts  []load.Ack    // first OKs of successive primaries, for checks
+	epoch   uint64        // the last one of which the first OK is known
 	reads   *readers
 }
 
@@ -56,7 +57,7 @@ func (s *Scene) Resume(ctx context.Context) error {
 		}
 	}
 	for _, c := range s.Clients {
-		writers = append(writers, load.Server{Name: viaVIP(c.Name), DSN: s.DSN(c.Name, VIP, time.Second)})
+		writers = append(writers, load.Server{Name: ViaVIP(c.Name), DSN: s.DSN(c.Name, VIP, time.Second)})
 	}
 	var err error
 	s.Began = time.Now()

@@ -50,6 +50,7 @@ stage_real() {
 		echo "no mysqld at $HA_MYSQLD: run make deps, or set HA_MYSQLD"
 		return 1
 	fi
+	if ((EUID)); then echo "== NOT TESTED, as it needs root: virtual IPs, hosts and networks that break (./vip, ./lab)"; fi
 	mapfile -t packages < <(existing ./mysqlctl/... ./agent/... ./lab/...)
 	# One package at a time: each starts several servers.
 	# -count=1: what servers did yesterday is no proof for today.
