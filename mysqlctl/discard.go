@@ -29,11 +29,20 @@ func (s *Server) DiscardReceived(ctx context.Context) error {
 	return nil
 }
 
-// ReplicationAccounts returns the accounts 'ha_r_...'@'%' that exist and are not
-// locked, sorted.
+// ReplicationAccounts returns the accounts 'ha_r_...'@'%' that can be used: not locked,
+// and with the last of their privileges, for to make one takes several commits and
+// that may end between them. Sorted.
 func (s *Server) ReplicationAccounts(ctx context.Context) ([]string, error) {
+	d, err := s.dialect()
+	if err != nil {
+		return nil, err
+	}
+	whole := "Repl_slave_priv = 'Y'"
+	if d.hasDynamicPrivileges() {
+		whole += " AND EXISTS (SELECT 1 FROM mysql.global_grants g WHERE g.USER = u.User AND g.HOST = u.Host AND g.PRIV = 'BACKUP_ADMIN')"
+	}
 	users := []string{}
-	err := s.read(ctx, func(rows *sql.Rows) error {
+	err = s.read(ctx, func(rows *sql.Rows) error {
 		users = users[:0]
 		for rows.Next() {
 			var user string
@@ -43,6 +52,6 @@ func (s *Server) ReplicationAccounts(ctx context.Context) ([]string, error) {
 			users = append(users, user)
 		}
 		return nil
-	}, `SELECT User FROM mysql.user WHERE User LIKE 'ha\_r\_%' AND Host = '%' AND account_locked = 'N' ORDER BY User`)
+	}, `SELECT User FROM mysql.user u WHERE User LIKE 'ha\_r\_%' AND Host = '%' AND account_locked = 'N' AND `+whole+` ORDER BY User`)
 	return users, err
 }

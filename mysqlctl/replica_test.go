@@ -363,6 +363,17 @@ func TestALockedAccountKeepsAReplicaOut(t *testing.T) {
 	}
 	must(t, p.EnsureReplicationAccount(ctx, user, "another"))
 	must(t, p.EnsureReplicationAccount(ctx, user, "another"))
+	// Half made: the coordinator has to see that it is not there yet.
+	if _, err := p.App.ExecContext(ctx, "REVOKE BACKUP_ADMIN ON *.* FROM '"+user+"'@'%'"); err != nil {
+		t.Fatal(err)
+	}
+	if users, err := p.ReplicationAccounts(ctx); err != nil || len(users) != 0 {
+		t.Errorf("replication accounts %v, %v: one lacks a privilege", users, err)
+	}
+	must(t, p.EnsureReplicationAccount(ctx, user, "another"))
+	if users, err := p.ReplicationAccounts(ctx); err != nil || len(users) != 1 {
+		t.Errorf("replication accounts %v, %v", users, err)
+	}
 	if err := p.LockAccount(ctx, "nobody", false); err == nil {
 		t.Error("an account that is not there was unlocked")
 	}
