@@ -9,7 +9,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover faults bench-idle lab lab-fast lab-all clean
+.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover faults bench-idle lab lab-fast lab-all chaos clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ lab-fast: deps ## a few faults of hosts and networks (root); part of make test
 FAULT ?= .
 lab-all: deps ## every fault of hosts, networks, disks and replication, or those that match FAULT (root); writes docs/FAULTS.md
 	go test ./lab -count=1 -v -timeout 3h -run '^Test(NothingStays|Process|Network|Disk|Replication)$$/$(FAULT)' -args -all -table $(CURDIR)/docs/FAULTS.md
+
+MINUTES ?= 30
+chaos: deps ## MINUTES (30) of faults by chance from SEED (1), on 3 and 5 hosts and on 2 with a witness (root)
+	go run ./lab/chaos -minutes $(MINUTES) -seed $(SEED)
 
 clean: ## remove what was built, but not .deps
 	rm -rf ha artifacts

@@ -7,6 +7,7 @@
 #   pure   every test that needs no mysqld (go test -short)
 #   race   the same with the race detector
 #   real   the tests that start mysqld; they skip themselves with -short
+#   chaos  two minutes of faults by chance, of one seed
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export HA_MYSQLD=${HA_MYSQLD:-$PWD/.deps/mysql/bin/mysqld}
@@ -57,13 +58,17 @@ stage_real() {
 	go test -count=1 -p 1 -timeout 15m "${packages[@]}" .
 }
 
+stage_chaos() {
+	timeout 600 go run ./lab/chaos -minutes 2 -layout '3 data' -seed 1
+}
+
 now_ms() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
 seconds() { printf '%d.%d s' $(($1 / 1000)) $(($1 % 1000 / 100)); }
 
 began=$(now_ms)
 for stage; do
 	if ! declare -F "stage_$stage" >/dev/null; then
-		echo "test.sh: no stage $stage (check, pure, race, real)" >&2
+		echo "test.sh: no stage $stage (check, pure, race, real, chaos)" >&2
 		exit 2
 	fi
 	from=$(now_ms)

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"ha/bench/load"
+	"ha/lab"
+)
+
+const (
+	// wellBound is how long a cluster may need to be well when nothing is wrong any
+	// more: a copy anew is in that, where a tail cannot be cut.
+	wellBound = 90 * time.Second
+	// answerBound is what a client of a hot row waits for an answer.
+	answerBound = 4 * time.Second
+)
+
+// chaos is one cluster, its clients and what they were told.
+type chaos struct {
+	layout layout
+	lab    *lab.Lab
+	scene  *lab.Scene
+	rand   *rand.Rand
+	seed   uint64
+	dir    string
+	kept   bool // dir is the caller's
+
+	history history
+	hot     *sql.DB
+	watch   watch
+	clients sync.WaitGroup
+	stop    context.CancelFunc
+
+	outages map[string][]time.Duration // through the VIP, by kind
+	strikes int
+	rows    int
+	verdict string
+}
+
+func newChaos(ctx context.Context, l layout, seed uint64, mysqld, keep string) (*chaos, error) {
+	c := &chaos{layout: l, seed: seed, rand: rand.New(rand.NewPCG(seed, 2)), dir: keep, kept: keep != "",
+		outages: make(map[string][]time.Duration), stop: func() {}}
+	var err error
+	if c.dir == "" {
+		if c.dir, err = os.MkdirTemp("", "ha-chaos-"); err != nil {
+			return nil, err
+		}
+	}
+	c.lab, err = lab.Up(ctx, lab.Options{Hosts: l.data, Witnesses: l.witnesses, Clients: 2, Dir: c.dir, Mysqld: mysqld})
+	if err != nil {
+		return c, err
+	}
+	return c, c.begin(ctx)
+}
+
+// begin starts the clients: the scene's, and those of the hot rows.
+func (c *chaos) begin(ctx context.Context) (err error) {
+	if c.scene, err = c.lab.NewScene(ctx); err != nil {
+		return err
+	}
+	if c.hot, err = sql.Open("mysql", c.lab.DSN(c.lab.Clients[0].Name, lab.VIP, answerBound)); err != nil {
+		return err
+	}
+	c.hot.SetMaxOpenConns(hotRows)
+	if err := createHot(ctx, c.hot); err != nil {
+		return err
+	}
+	ctx, c.stop = context.WithCancel(ctx)
+	c.history.began = time.Now()
+	for i := range hotRows {
+		c.clients.Go(func() { c.history.fight(ctx, i, c.hot) })
+	}
+	return c.watch.start(ctx, c.lab)
+}
+
+// play strikes until the time is over, and judges then what only the whole shows.
+func (c *chaos) play(ctx context.Context, total time.Duration) error {
+	end := time.Now().Add(total)
+	next := sequence(c.seed)
+	for time.Now().Before(end) && ctx.Err() == nil {
+		if err := c.round(ctx, next()); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	c.stop()
+	c.clients.Wait()
+	final, err := readHot(ctx, c.hot)
+	if err != nil {
+		return err
+	}
+	c.verdict, err = c.history.check(final)
+	return err
+}
+
+// round strikes once, puts all right and looks whether all holds.
+func (c *chaos) round(ctx context.Context, s strike) error {
+	st, err := c.lab.AwaitHealthy(ctx, wellBound)
+	if err != nil {
+		return err
+	}
+	t, err := c.aim(st)
+	if err != nil {
+		return err
+	}
+	c.strikes++
+	c.watch.since()
+	began := time.Now()
+	undo, err := c.strike(ctx, s, t)
+	struck := time.Since(began)
+	if err = errors.Join(err, undo()); err != nil {
+		return fmt.Errorf("%s: %w", s.name(), err)
+	}
+	_, err = c.lab.AwaitHealthy(ctx, wellBound) // with the load on
+	gap := load.Gap(c.scene.Acks(func(server string) bool { return !c.scene.Direct(server) }), began, time.Now())
+	v, verr := c.scene.Check(ctx, wellBound)
+	if err = errors.Join(err, verr); err != nil {
+		return fmt.Errorf("%s: %w", s.name(), err)
+	}
+	c.outages[s.name()] = append(c.outages[s.name()], gap)
+	c.rows += v.Rows.Acked
+	fmt.Printf("%3d %-80s %5.1f s, %s → %s, VIP out for %s; %s; %s\n", c.strikes, s.name(), struck.Seconds(), st.Primary, v.Status.Primary,
+		gap.Round(time.Millisecond), v.Rows, c.watch.since())
+	if err := c.scene.Forget(ctx); err != nil {
+		return err
+	}
+	return c.scene.Resume(ctx)
+}
+
+// strike begins a blow, or two, and gives what ends them after their time.
+func (c *chaos) strike(ctx context.Context, s strike, t targets) (undo func() error, err error) {
+	first, err := s.first.do(ctx, c, t)
+	if s.second == nil || err != nil {
+		pause(ctx, s.lasts)
+		return first, err
+	}
+	pause(ctx, s.after)
+	second, err := s.second.do(ctx, c, t)
+	pause(ctx, max(s.lasts-s.after, s.secondLasts))
+	return func() error { return errors.Join(second(), first(), c.heal()) }, err
+}
+
+// heal is for two blows that ended each other's half way.
+func (c *chaos) heal() error {
+	var errs []error
+	for _, h := range c.lab.Hosts {
+		if !h.Running() {
+			errs = append(errs, h.On())
+		}
+		if !h.Witness {
+			_ = h.Free(lab.MySQLDisk)
+		}
+	}
+	return errors.Join(append(errs, c.lab.Heal())...)
+}
+
+// switchover asks for one, which may be refused.
+func (c *chaos) switchover(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	on := c.lab.Hosts[c.rand.IntN(len(c.lab.Hosts))]
+	_ = exec.CommandContext(ctx, "sh", "-c", on.Enter()+" -c 'ha switchover'").Run()
+}
+
+func (c *chaos) end(failed bool) {
+	c.stop()
+	c.clients.Wait()
+	c.watch.done.Wait()
+	if c.hot != nil {
+		c.hot.Close()
+	}
+	if c.scene != nil {
+		c.scene.Stop()
+	}
+	if c.lab != nil {
+		if failed {
+			c.keepLogs()
+		}
+		c.lab.Down()
+	}
+	switch {
+	case failed:
+		fmt.Printf("logs and binary logs are in %s\n", c.dir)
+	case !c.kept:
+		_ = os.RemoveAll(c.dir)
+	}
+}
+
+// keepLogs copies what mysqld wrote beside what the agents said.
+func (c *chaos) keepLogs() {
+	for _, h := range c.lab.Hosts {
+		for _, pattern := range []string{"mysqld.log", "data/binlog.*", "data/*relay*", "data/token", "data/ha.*"} {
+			files, _ := filepath.Glob(h.Path(filepath.Join(lab.MySQLDisk, pattern)))
+			for _, f := range files {
+				if text, err := os.ReadFile(f); err == nil {
+					_ = os.WriteFile(filepath.Join(c.dir, h.Name+"."+filepath.Base(f)), text, 0o600)
+				}
+			}
+		}
+	}
+}
+
+// report is a table of the outages.
+func (c *chaos) report(seed uint64) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%s, seed %d: %d blows, %d rows acknowledged, none lost; %s\n\n| blow | times | through VIP, p50 | max |\n|---|---|---|---|\n", c.layout.name, seed, c.strikes, c.rows, c.verdict)
+	names := make([]string, 0, len(c.outages))
+	for name := range c.outages {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		out := slices.Sorted(slices.Values(c.outages[name]))
+		fmt.Fprintf(&b, "| %s | %d | %s | %s |\n", name, len(out), out[len(out)/2].Round(time.Millisecond), out[len(out)-1].Round(time.Millisecond))
+	}
+	return b.String()
+}
