@@ -23,6 +23,10 @@ func arrange(app *cli.App, argv []string) ([]string, error) {
 	path, commands := []string{app.Name}, app.Commands
 	var command *cli.Command
 	for len(commands) > 0 {
+		// One that does something by itself, too, is meant where no subcommand follows.
+		if command != nil && command.Action != nil && (len(rest) == 0 || strings.HasPrefix(rest[0], "-") && !isHelp(rest[0])) {
+			break
+		}
 		if len(rest) == 0 {
 			return nil, api.Usage("%s: a command is missing", strings.Join(path, " ")).
 				WithHint("Commands: %s. `%s --help` says what each does.", strings.Join(names(commands), ", "), strings.Join(path, " "))

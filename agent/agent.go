@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ha/agent/api"
+	"ha/agent/backup"
 	"ha/agent/hook"
 	"ha/agent/node"
 	"ha/agent/raftnode"
@@ -56,7 +57,8 @@ type Agent struct {
 	gossip atomic.Pointer[gossip.Gossip]
 	coord  *coordinator
 	node   atomic.Pointer[nodeSide]
-	vip    *vip.Manager // nil: no virtual IPs
+	donor  atomic.Pointer[backup.Donor] // nil: no mysqld, or not yet
+	vip    *vip.Manager                 // nil: no virtual IPs
 	// unserved are the virtual IPs that mysqld does not listen on.
 	unserved atomic.Pointer[[]raftfsm.Problem]
 	hooks    *hook.Runner // nil: there are none

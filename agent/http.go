@@ -62,6 +62,13 @@ func (a *Agent) handler() http.Handler {
 	mux.HandleFunc("POST "+api.PathOrder, take(func(ctx context.Context, o raftfsm.Order) (raftfsm.Answer, error) {
 		return a.execute(ctx, o)
 	}))
+	mux.HandleFunc("POST "+api.PathBackup, func(w http.ResponseWriter, r *http.Request) {
+		if d := a.donor.Load(); d != nil {
+			d.ServeHTTP(w, r)
+			return
+		}
+		api.WriteError(w, errNoDonor)
+	})
 	a.operations(mux)
 	return mux
 }

@@ -30,6 +30,9 @@ func (a *Agent) serveNode(ctx context.Context) error {
 	a.node.Store(&n)
 	go a.keepPeers(ctx)
 	if !a.cfg.Witness {
+		donor := a.newDonor(s)
+		a.donor.Store(donor)
+		go donor.Tidy(ctx)
 		go a.keepMarks(ctx)
 	}
 	return n.Run(ctx)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,6 +45,15 @@ func (c Cluster) Client() (*api.Client, error) {
 		return nil, err
 	}
 	return &api.Client{HTTP: wire.HTTPClient(id), Addrs: c.Addrs}, nil
+}
+
+// Stream makes an HTTP client for long copies, to one agent at a time.
+func (c Cluster) Stream() (*http.Client, error) {
+	id, err := wire.NewIdentity(wire.DeriveKeys(c.Secret), "client")
+	if err != nil {
+		return nil, err
+	}
+	return wire.StreamClient(id), nil
 }
 
 // Find looks, in this order:

@@ -1,0 +1,80 @@
+package backup
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"ha/agent/api"
+	"ha/xtra"
+)
+
+// Deleted is what Delete removed.
+type Deleted struct {
+	Name string `json:"name"`
+	Why  string `json:"why"`
+}
+
+// Delete keeps the newest whole backups in dir, keep of them, and removes the older
+// ones, and what interrupted backups left. Broken ones are left for a person to look at.
+// The newest whole one stays whatever keep is.
+func Delete(dir string, keep int) ([]Deleted, error) {
+	all, err := xtra.ListBackups(dir)
+	if err != nil {
+		return nil, api.Failed("list backups: %w", err)
+	}
+	out := []Deleted{}
+	whole := 0
+	for i := len(all) - 1; i >= 0; i-- {
+		b := all[i]
+		path := filepath.Join(dir, b.Name)
+		why := ""
+		switch {
+		case b.State == xtra.BackupPartial && !beingMade(path):
+			why = "it was never finished"
+		case b.State == xtra.BackupWhole:
+			if whole++; whole > max(keep, 1) {
+				why = "it is older than those that are kept"
+			}
+		}
+		if why == "" {
+			continue
+		}
+		if err := remove(path); err != nil {
+			return out, api.Failed("delete %s: %w", b.Name, err)
+		}
+		out = append(out, Deleted{b.Name, why})
+	}
+	return out, nil
+}
+
+// remove takes the good name away first: half a backup must not have it.
+func remove(path string) error {
+	if !strings.HasSuffix(path, xtra.Partial) {
+		if err := os.Rename(path, path+xtra.Partial); err != nil {
+			return err
+		}
+		path += xtra.Partial
+		if err := xtra.SyncDir(filepath.Dir(path)); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(path)
+}
+
+// Leftovers names what interrupted backups left in dir; none if there is no such
+// directory.
+func Leftovers(dir string) ([]string, error) {
+	all, err := xtra.ListBackups(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var out []string
+	for _, b := range all {
+		if b.State == xtra.BackupPartial && !beingMade(filepath.Join(dir, b.Name)) {
+			out = append(out, b.Name)
+		}
+	}
+	return out, err
+}
