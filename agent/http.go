@@ -70,6 +70,7 @@ func (a *Agent) handler() http.Handler {
 		api.WriteError(w, errNoDonor)
 	})
 	a.operations(mux)
+	a.copies(mux)
 	return mux
 }
 

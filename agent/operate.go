@@ -205,6 +205,9 @@ func refusal(no raftfsm.Refusal) error {
 		return e.WithHint("`ha failover --dry-run --allow-data-loss` says what may be lost")
 	case raftfsm.CodeSilent:
 		return e.WithHint("`ha status` says how the nodes are; a primary that is gone is replaced by `ha failover`")
+	case raftfsm.CodeDonorBusy:
+		e.Code = api.ExitBusy
+		return e.WithHint("`ha rebuild status` tells of the copies that are made")
 	case raftfsm.CodeNotFollowing, raftfsm.CodeBehind, raftfsm.CodeNoCandidate, raftfsm.CodeRebuilding, raftfsm.CodeErrant:
 		return e.WithHint("`ha status` says how the nodes are")
 	}

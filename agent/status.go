@@ -237,7 +237,7 @@ func (b *statusBuilder) fromReport(n *api.NodeStatus, m raftfsm.Member, r *raftf
 		lag := rep.Lag.Seconds()
 		n.LagSeconds = &lag
 	}
-	if r.Rebuild != nil && !r.Rebuild.Done {
+	if r.Rebuild != nil && !r.Rebuild.Done && r.Rebuild.Err == "" {
 		n.Doing = rebuildProgress(r.Rebuild)
 	}
 }

@@ -32,6 +32,7 @@ const (
 	IssueWritable       = "HA-WRITABLE"        // a server that may not serve is writable
 	IssueLag            = "HA-LAG"
 	IssueRebuild        = "HA-REBUILD"
+	IssueOldData        = "HA-OLD-DATA"
 	IssuePaused         = "HA-PAUSED"
 	IssueNoWitness      = "HA-NO-WITNESS"
 	IssueSingle         = "HA-SINGLE" // one data node: nothing to fail over to
@@ -280,7 +281,8 @@ func (b *statusBuilder) memberIssues(m raftfsm.Member) {
 	if m.Witness {
 		return
 	}
-	if lease, ok := b.State.Rebuild(m.ID); ok || r.Rebuild != nil && !r.Rebuild.Done {
+	b.copyIssues(m, r)
+	if lease, ok := b.State.Rebuild(m.ID); ok || r.Rebuild != nil && !r.Rebuild.Done && r.Rebuild.Err == "" {
 		b.rebuildIssue(m, lease, r.Rebuild)
 		return
 	}
@@ -288,7 +290,7 @@ func (b *statusBuilder) memberIssues(m raftfsm.Member) {
 	switch r.Mysqld {
 	case raftfsm.MysqldDown, raftfsm.MysqldNone:
 		b.degraded = true
-		b.issue(api.Warning, IssueMysqldDown, m.Name, "wait: its agent starts it again; if it stays down, "+log,
+		b.issue(api.Warning, IssueMysqldDown, m.Name, "wait: its agent starts it again; if it stays down, "+log+", or copy its data anew: ha rebuild --node "+m.Name+" --from best",
 			"mysqld of %s is down%s", m.Name, colon(r.MysqldErr))
 		return
 	case raftfsm.MysqldStarting:
@@ -384,30 +386,6 @@ func (b *statusBuilder) ackerIssues(m raftfsm.Member, rep *raftfsm.ReplicaReport
 	case !b.attached(m.ID):
 		b.issue(api.Info, IssueNotAcking, m.Name, "wait: it is connecting", "%s is in the ack set and does not acknowledge now", m.Name)
 	}
-}
-
-func (b *statusBuilder) rebuildIssue(m raftfsm.Member, lease raftfsm.Rebuild, r *raftfsm.RebuildReport) {
-	b.degraded = true
-	text := m.Name + " is being copied anew"
-	if lease.Donor != "" {
-		text += " from " + b.name(lease.Donor)
-	}
-	text += colon(lease.Why)
-	if r != nil && r.Err != "" {
-		b.issue(api.Warning, IssueRebuild, m.Name, "wait: it is tried again; if it fails again, see the log of its agent", "%s; it failed: %s", text, r.Err)
-		return
-	}
-	if r != nil && !r.Done {
-		text += " (" + rebuildProgress(r) + ")"
-	}
-	b.issue(api.Info, IssueRebuild, m.Name, "wait", "%s", text)
-}
-
-func rebuildProgress(r *raftfsm.RebuildReport) string {
-	if r.Total > 0 {
-		return fmt.Sprintf("%s %d %% of %d MB", r.Phase, min(100, r.Bytes*100/r.Total), r.Total>>20)
-	}
-	return r.Phase
 }
 
 // either names n of the nodes: "n1", "n1 or n2", "2 of n1 n2 n3".
