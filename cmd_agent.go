@@ -48,7 +48,9 @@ func runAgent(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	a, err := agent.New(cfg, newLogger(c.App.ErrWriter, cfg.Log), version)
+	log, flush := newLogger(c.App.ErrWriter, cfg.Log)
+	defer flush()
+	a, err := agent.New(cfg, log, version)
 	if err != nil {
 		return err
 	}
@@ -98,14 +100,16 @@ func agentConfig(c *cli.Context) (agent.Config, error) {
 	return cfg, cfg.Validate()
 }
 
-func newLogger(w io.Writer, cfg agent.LogConfig) *slog.Logger {
+// newLogger logs to a file and waits for nobody who reads it; flush comes last.
+func newLogger(to io.Writer, cfg agent.LogConfig) (log *slog.Logger, flush func()) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
 		level = slog.LevelInfo // Validate has refused it before
 	}
 	opts := &slog.HandlerOptions{Level: level}
+	w := newLogPipe(to, func(lost int) { log.Warn("nobody read the log: lines were dropped", "lines", lost) })
 	if cfg.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		return slog.New(slog.NewJSONHandler(w, opts)), w.Close
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(slog.NewTextHandler(w, opts)), w.Close
 }
