@@ -194,10 +194,18 @@ func (s *scene) seen(format string, args ...any) {
 	s.note += fmt.Sprintf(format, args...)
 }
 
+// plain keeps what needs no quotes in a path.
+func plain(r rune) rune {
+	if r == '-' || r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' {
+		return r
+	}
+	return '_'
+}
+
 // keep copies logs and binary logs to where they outlive the lab, and prints what
 // the agents said last.
 func (s *scene) keep() {
-	dir := filepath.Join("..", "artifacts", "lab", strings.NewReplacer("/", "_", " ", "_").Replace(s.Name())+time.Now().Format("-150405"))
+	dir := filepath.Join("..", "artifacts", "lab", strings.Map(plain, s.Name())+time.Now().Format("-150405"))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		s.Log(err)
 		return
