@@ -26,25 +26,30 @@ var (
 	ErrTorn = errors.New("the Raft directory is incomplete")
 )
 
-// Timing holds Raft's clocks. A zero field takes the default.
+// Timing holds Raft's clocks. A zero field takes the default. They are made for hosts that need 300 ms for a
+// question and its answer, and for a lost packet on top of a busy processor: a leader that steps down
+// for nothing costs more than one that is replaced half a second later, as what clients wait for is seldom a
+// new leader (the coordinator is not on the primary's host).
 type Timing struct {
-	Heartbeat time.Duration // a follower that hears nothing for 1–2 times this stands for election; 300 ms
-	Election  time.Duration // a candidate that did not win tries again after 1–2 times this; 300 ms, ≥ Heartbeat
-	Lease     time.Duration // a leader that reaches no majority for this long steps down; 200 ms, ≤ Heartbeat
+	Heartbeat time.Duration // a follower that hears nothing for 1–2 times this stands for election; 600 ms
+	Election  time.Duration // a candidate that did not win tries again after 1–2 times this; 600 ms, ≥ Heartbeat
+	Lease     time.Duration // a leader that reaches no majority for this long steps down; 500 ms, ≤ Heartbeat
 	Commit    time.Duration // followers learn of a commit within 1–2 times this; 200 ms: agents act on orders, not on their copy
 	RPC       time.Duration // a peer that does not answer for this long is dialled anew; 1 s
-	DiskCheck time.Duration // a leader probes its disk this often; 1 s
+	DiskCheck time.Duration // a leader probes its disk this often; 500 ms
+	DiskMute  time.Duration // a leader whose probe takes longer says no more, so that another one is elected; 2 s
 	DiskBound time.Duration // a probe that takes longer is fatal; 5 s: a disk that others keep busy stalls for 2 s now and then
 }
 
 func (t Timing) withDefaults() Timing {
 	return Timing{
-		Heartbeat: cmp.Or(t.Heartbeat, 300*time.Millisecond),
-		Election:  cmp.Or(t.Election, 300*time.Millisecond),
-		Lease:     cmp.Or(t.Lease, 200*time.Millisecond),
+		Heartbeat: cmp.Or(t.Heartbeat, 600*time.Millisecond),
+		Election:  cmp.Or(t.Election, 600*time.Millisecond),
+		Lease:     cmp.Or(t.Lease, 500*time.Millisecond),
 		Commit:    cmp.Or(t.Commit, 200*time.Millisecond),
 		RPC:       cmp.Or(t.RPC, time.Second),
-		DiskCheck: cmp.Or(t.DiskCheck, time.Second),
+		DiskCheck: cmp.Or(t.DiskCheck, 500*time.Millisecond),
+		DiskMute:  cmp.Or(t.DiskMute, 2*time.Second),
 		DiskBound: cmp.Or(t.DiskBound, 5*time.Second),
 	}
 }

@@ -29,6 +29,9 @@ var ErrDisk = errors.New("the Raft store cannot be written")
 // errFull is why a node does not vote.
 var errFull = errors.New("the disk of the Raft store is full")
 
+// errHangs is why a leader says nothing.
+var errHangs = errors.New("the disk of the Raft store hangs")
+
 const (
 	lowRoom  = 1 << 20  // with less than this free it is tried whether there is any
 	someRoom = 64 << 10 // what is tried: more than a command takes

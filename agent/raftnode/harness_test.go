@@ -324,7 +324,7 @@ func (g *group) found(ids ...string) {
 	if err := first.Bootstrap(); err != nil {
 		g.t.Fatalf("bootstrap: %v", err)
 	}
-	g.leader(2 * time.Second)
+	g.leader(5 * time.Second)
 	for _, id := range ids[1:] {
 		g.start(id)
 		ctx := ctxFor(g.t, 5*time.Second)

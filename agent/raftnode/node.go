@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -18,6 +19,7 @@ type Node struct {
 	store      *store
 	marks      *marks
 	leadership chan bool
+	muted      atomic.Bool // the disk hangs: no word as a leader
 
 	fatalOnce sync.Once
 	stuck     stuckTransfer

@@ -23,7 +23,7 @@ func TestFormingAGroup(t *testing.T) {
 		if err := a.Bootstrap(); err != nil {
 			t.Fatal(err)
 		}
-		took := within(t, 2*time.Second, "the founder leads", a.IsLeader)
+		took := within(t, 5*time.Second, "the founder leads", a.IsLeader)
 		t.Logf("the founder leads after %v", took)
 		if !<-a.Leadership() {
 			t.Error("not told so")
@@ -117,7 +117,7 @@ func TestIsolatedLeader(t *testing.T) {
 		if err := a.VerifyLeader(ctxFor(t, time.Second)); !errors.Is(err, ErrNotLeader) {
 			t.Errorf("VerifyLeader: %v", err)
 		}
-		within(t, 2*time.Second, "another leads", func() bool { return g.nodes["b"].IsLeader() || g.nodes["c"].IsLeader() })
+		within(t, 5*time.Second, "another leads", func() bool { return g.nodes["b"].IsLeader() || g.nodes["c"].IsLeader() })
 		leader := "b"
 		if g.nodes["c"].IsLeader() {
 			leader = "c"
@@ -141,7 +141,7 @@ func TestLeaderGone(t *testing.T) {
 			g.apply(old, fmt.Sprint(i))
 			g.crash(old)
 			start := time.Now()
-			g.leader(2 * time.Second)
+			g.leader(5 * time.Second)
 			took := time.Since(start)
 			sum, most = sum+took, max(most, took)
 			g.start(old)
@@ -257,7 +257,7 @@ func TestResolve(t *testing.T) {
 		if err := a.Bootstrap(); err != nil {
 			t.Fatal(err)
 		}
-		g.leader(2 * time.Second)
+		g.leader(5 * time.Second)
 		g.start("b")
 		if err := a.AddNonvoter(ctxFor(t, time.Second), "b", "where-it-was"); err != nil {
 			t.Fatal(err)

@@ -29,7 +29,7 @@ type patient struct {
 // enough, and needs to know.
 func (p *patient) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	try := func() error {
-		err := p.NetworkTransport.AppendEntries(id, addr, req, resp)
+		err := p.send(id, addr, req, resp)
 		// The peer is in this term and its log fits, but its store did not take the entries. Raft would
 		// send it older ones, less and less often.
 		if err == nil && len(req.Entries) > 0 && !resp.Success && !resp.NoRetryBackoff && resp.Term <= req.Term {
@@ -41,6 +41,14 @@ func (p *patient) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *
 		return try()
 	}
 	return p.persist(id, addr, req.Term, try)
+}
+
+// send sends entries or a heartbeat, unless this node's disk hangs: see [Node.watchDisk].
+func (p *patient) send(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if p.n.muted.Load() {
+		return errHangs
+	}
+	return p.NetworkTransport.AppendEntries(id, addr, req, resp)
 }
 
 // RequestVote asks for a vote, unless this node could not store what it would lead to.
@@ -65,7 +73,7 @@ func (p *patient) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, req
 	// The least that a peer answers: a heartbeat of this term.
 	hello := raft.AppendEntriesRequest{RPCHeader: req.RPCHeader, Term: req.Term, Leader: req.Leader}
 	err := p.persist(id, addr, req.Term, func() error {
-		return p.NetworkTransport.AppendEntries(id, addr, &hello, &raft.AppendEntriesResponse{})
+		return p.send(id, addr, &hello, &raft.AppendEntriesResponse{})
 	})
 	if err != nil {
 		return err

@@ -20,7 +20,8 @@ func (n *Node) fatal(reason error) {
 
 // watchDisk looks whether there is room, and probes the disk while this node leads. A leader whose disk
 // hangs goes on sending heartbeats and leads for ever, and nothing is committed any more
-// (hashicorp/raft#503).
+// (hashicorp/raft#503). Such a one is muted, so that another one is elected before the primary's lease
+// ends, and if that lasts, and Raft stands still here and believes that it leads, the process has to end.
 func (n *Node) watchDisk() {
 	tick := time.NewTicker(n.cfg.Timing.DiskCheck)
 	defer tick.Stop()
@@ -47,10 +48,15 @@ func (n *Node) tryDisk() bool {
 		}
 		done <- err
 	}()
+	mute := time.NewTimer(n.cfg.Timing.DiskMute)
+	defer mute.Stop()
+	defer n.muted.Store(false)
 	bound := time.NewTimer(n.cfg.Timing.DiskBound)
 	defer bound.Stop()
 	for {
 		select {
+		case <-mute.C:
+			n.muted.Store(true)
 		case err := <-done:
 			if err == nil {
 				return true

@@ -163,7 +163,7 @@ func TestOverTheWire(t *testing.T) {
 			poll(t, 5*time.Second, "all agree", func() bool { return a.fsm.text() == want })
 			if a == leader && round < 3 {
 				a.stop(t)
-				took := poll(t, 2*time.Second, "a new leader", func() bool {
+				took := poll(t, 5*time.Second, "a new leader", func() bool {
 					for _, b := range agents {
 						if b != a && b.node.IsLeader() {
 							return true
