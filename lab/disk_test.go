@@ -23,9 +23,8 @@ func init() {
 			s.takenOver(st.Primary, at, 30*time.Second)
 			s.must(s.host(st.Primary).Free(lab.MySQLDisk))
 		}},
-		// MySQL looks for room once a minute; and until ack_stalled (10 s) its
-		// receivers, which wait for room, count as attached.
-		{name: "data disks of all ackers full", direct: 13 * time.Second, well: 90 * time.Second, strike: func(s *scene, st api.Status) {
+		// MySQL looks for room once a minute.
+		{name: "data disks of all ackers full", direct: 5 * time.Second, well: 90 * time.Second, strike: func(s *scene, st api.Status) {
 			for _, r := range replicas(st) {
 				s.must(s.host(r).Fill(lab.MySQLDisk))
 			}
@@ -81,7 +80,7 @@ func init() {
 			s.takenOver(st.Primary, at, 20*time.Second)
 			s.must(h.Free(lab.AgentDisk))
 		}},
-		{name: "disk of the coordinator's agent hangs for 12 s", known: "the coordinator grants nothing while its Raft store hangs, and leads on for 8 s: the primary's lease ends first", direct: 2 * time.Second, vip: 2 * time.Second, well: 30 * time.Second, strike: func(s *scene, st api.Status) {
+		{name: "disk of the coordinator's agent hangs for 12 s", direct: 2 * time.Second, vip: 2 * time.Second, well: 30 * time.Second, strike: func(s *scene, st api.Status) {
 			h := s.host(st.Coordinator)
 			s.must(h.Freeze(lab.AgentDisk))
 			s.wait(12 * time.Second)

@@ -162,3 +162,28 @@ func TestBoardFindsAPhase(t *testing.T) {
 		t.Errorf("just begun: %v old", v.PhaseAge)
 	}
 }
+
+// An acker whose disk is full, or to which there is no way, stays in the primary's
+// list; what it says itself is believed where commits wait.
+func TestAckerThatHearsNothingIsNotAttached(t *testing.T) {
+	for _, c := range []struct {
+		waiting, silence time.Duration
+		want             bool
+	}{
+		{0, time.Minute, true}, // nobody is hurt
+		{900 * time.Millisecond, time.Minute, true},
+		{time.Second, time.Second, true}, // it hears, and writes slowly
+		{time.Second, 1500 * time.Millisecond, false},
+	} {
+		s := boardState()
+		b := NewBoard("c", 0)
+		r := replicaReport("b", 1)
+		r.Replica.Silence = c.silence
+		b.Reported(r)
+		b.Reported(&Report{Node: "a", Run: "r", Seq: 1, Mysqld: MysqldRunning, ServerUUID: "ua", Attached: []string{"ub"}, Waiting: 1, WaitingFor: c.waiting})
+		v := b.View(&s, nil)
+		if got := IsAttached(&s, &v, s.Ackers[0]); got != c.want {
+			t.Errorf("commits wait for %s, the acker heard nothing for %s: attached %v", c.waiting, c.silence, got)
+		}
+	}
+}

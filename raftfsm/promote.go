@@ -121,19 +121,21 @@ func (d *decider) attached() []Acker {
 
 // IsAttached says that the last reports show the acker attached to the primary
 // and alive. A dump thread to a host that is gone stays listed: with commits
-// waiting, an acker whose agent is silent too is not counted.
+// waiting, an acker whose agent is silent too is not counted, nor one that hears
+// nothing (its disk is full, the way between the servers is cut).
 func IsAttached(s *State, v *View, a Acker) bool {
 	p := v.Node(s.Primary).Report
 	if p == nil || !slices.Contains(p.Attached, a.ServerUUID) {
 		return false
 	}
-	n := v.Node(a.Node)
+	n, short := v.Node(a.Node), p.WaitingFor >= s.Policy.AcksShort
 	if n.Report != nil && n.Age <= s.Policy.DeadAfter {
 		r := n.Report.Replica
 		// Of one that hangs the report says how it was before.
-		return n.Report.Mysqld == MysqldRunning && r != nil && r.IORunning && r.SourceUUID == s.PrimaryUUID
+		return n.Report.Mysqld == MysqldRunning && r != nil && r.IORunning && r.SourceUUID == s.PrimaryUUID &&
+			(!short || r.Silence < s.Policy.DeadAfter)
 	}
-	return p.WaitingFor < s.Policy.AcksShort
+	return !short
 }
 
 // lowerShort lowers k when fewer ackers than k are to be had and the policy
