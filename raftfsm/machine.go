@@ -345,7 +345,11 @@ func (s *State) checkpoint(ps []Checkpoint) {
 	}
 }
 
+// sortAckers gives nil for none: a command loses the difference on its way.
 func sortAckers(as []Acker) []Acker {
+	if len(as) == 0 {
+		return nil
+	}
 	as = slices.Clone(as)
 	slices.SortFunc(as, func(a, b Acker) int { return strings.Compare(string(a.Node), string(b.Node)) })
 	return as
