@@ -68,7 +68,7 @@ lab-fast: deps ## a few faults of hosts and networks (root); part of make test
 
 FAULT ?= .
 lab-all: deps ## every fault of hosts, networks, disks and replication, or those that match FAULT (root); writes docs/FAULTS.md
-	go test ./lab -count=1 -v -timeout 3h -run '^Test(NothingStays|Process|Network|Disk|Replication)$$/$(FAULT)' -args -all -table $(CURDIR)/docs/FAULTS.md
+	go test ./lab -count=1 -v -timeout 3h -run '^Test(NothingStays|Process|Network|Disk|Replication)$$/($(FAULT))' -args -all -table $(CURDIR)/docs/FAULTS.md
 
 MINUTES ?= 30
 chaos: deps ## MINUTES (30) of faults by chance from SEED (1), on 3 and 5 hosts and on 2 with a witness (root)

@@ -313,7 +313,7 @@ func (s *Sandbox) missing(st api.Status) string {
 	}
 	want := min(len(s.Nodes), 5)
 	want -= (want + 1) % 2 // an odd number
-	var silent, acking []string
+	var silent, waits []string
 	data := 0
 	for _, n := range s.Nodes {
 		i := slices.IndexFunc(st.Nodes, func(ns api.NodeStatus) bool { return ns.Name == n.Name })
@@ -324,8 +324,8 @@ func (s *Sandbox) missing(st api.Status) string {
 		if !n.Witness {
 			data++
 		}
-		if ns := st.Nodes[i]; ns.Acker && ns.Attached {
-			acking = append(acking, n.Name)
+		if ns := st.Nodes[i]; !n.Witness && n.Name != st.Primary && !(ns.Acker && ns.Attached) {
+			waits = append(waits, waitsFor(ns, st.Issues))
 		}
 	}
 	switch {
@@ -333,8 +333,8 @@ func (s *Sandbox) missing(st api.Status) string {
 		return "for " + strings.Join(silent, " ") + " to join"
 	case st.Primary == "" || st.Health == api.HealthNoPrimary || st.Health == api.HealthNoQuorum:
 		return "for a primary"
-	case len(acking) < data-1:
-		return fmt.Sprintf("primary %s, %d of %d replicas acknowledge", st.Primary, len(acking), data-1)
+	case len(waits) > 0:
+		return fmt.Sprintf("primary %s, %d of %d replicas acknowledge; %s", st.Primary, data-1-len(waits), data-1, strings.Join(waits, ", "))
 	case voters < want:
 		return fmt.Sprintf("for votes, %d of %d", voters, want)
 	case st.Health != api.HealthOK && len(st.Issues) > 0:
@@ -343,6 +343,23 @@ func (s *Sandbox) missing(st api.Status) string {
 		return "health is " + string(st.Health)
 	}
 	return ""
+}
+
+// waitsFor says what is known of a replica that does not acknowledge.
+func waitsFor(n api.NodeStatus, issues []api.Issue) string {
+	text := n.Name
+	if n.LagSeconds != nil && *n.LagSeconds >= 1 {
+		text += fmt.Sprintf(" is %.0f s behind", *n.LagSeconds)
+	}
+	if n.Doing != "" {
+		text += ": " + n.Doing
+	}
+	for _, i := range issues {
+		if i.Node == n.Name {
+			text += ": " + i.Text
+		}
+	}
+	return text
 }
 
 // died finds a node whose agent ended by itself, and says what it said last.
