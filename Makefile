@@ -9,7 +9,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover faults copies-all bench-idle lab lab-fast lab-all chaos clean
+.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover faults copies-all join bench-idle lab lab-fast lab-all chaos clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ faults: deps ## every fault that one host can show, ROUNDS (10) times, and a dea
 
 copies-all: deps ## every fault in the middle of a copy, at 10, 50 and 90 %
 	HA_COPIES=all go test . -count=1 -v -timeout 1h -run 'TestCopy'
+
+SIZE ?= 5
+join: deps ## empty hosts join a cluster with SIZE (5) GB under load: how long until they acknowledge
+	HA_JOIN_GB=$(SIZE) go test . -count=1 -v -timeout 1h -run 'TestEmptyHostsJoin'
 
 bench-idle: deps ## what an idle cluster costs
 	go run ./bench/idle

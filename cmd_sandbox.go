@@ -69,6 +69,14 @@ func sandboxCommand() *cli.Command {
 				Action:    sandboxStart,
 			},
 			{
+				Name:  "add",
+				Usage: "add a node with an empty data directory, as a new host joins",
+				Description: "Where there is a lot of data it is filled by a copy of another node's, else it\n" +
+					"replicates from the first binary log. Returns when it acknowledges.",
+				Flags:  with(deadline(10 * time.Minute)),
+				Action: sandboxAdd,
+			},
+			{
 				Name:   "down",
 				Usage:  "stop everything",
 				Flags:  with(&cli.BoolFlag{Name: "purge", Usage: "remove its files too"}),
@@ -182,6 +190,33 @@ func sandboxStart(c *cli.Context) error {
 	note, err := s.Start(ctx, c.Args().First())
 	if err == nil {
 		fmt.Fprintln(c.App.ErrWriter, note)
+	}
+	return err
+}
+
+func sandboxAdd(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	if err := checkTimeout(c); err != nil {
+		return err
+	}
+	s, err := sandbox.Find(c.String("dir"), c.String("addr"))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
+	defer cancel()
+	began := time.Now()
+	n, err := s.Add(ctx)
+	if err != nil {
+		return err
+	}
+	p := newProgress(c.App.ErrWriter)
+	_, err = s.AwaitHealthy(ctx, p.say)
+	p.done()
+	if err == nil {
+		fmt.Fprintf(c.App.ErrWriter, "%s acknowledges after %.1f s\n", n.Name, time.Since(began).Seconds())
 	}
 	return err
 }

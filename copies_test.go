@@ -14,6 +14,7 @@ import (
 
 	"ha/agent/api"
 	"ha/agent/sandbox"
+	"ha/bench/load"
 	"ha/raftfsm"
 )
 
@@ -32,27 +33,8 @@ type copies struct{ *e2e }
 func newCopies(t *testing.T, base string) copies {
 	t.Helper()
 	c := copies{newE2E(t, base)}
-	db := c.root(c.healthy().Primary)
-	c.exec(db, "CREATE TABLE filler (id INT AUTO_INCREMENT PRIMARY KEY, b LONGBLOB)")
-	for range fillMB / 2 {
-		c.exec(db, "INSERT INTO filler (b) SELECT REPEAT(CHAR(65 + RAND() * 26), 2 << 20)")
-	}
-	c.healthy()
+	c.fill(fillMB)
 	return c
-}
-
-func (c copies) exec(db *sql.DB, statement string) {
-	c.Helper()
-	ctx, cancel := context.WithTimeout(c.Context(), 30*time.Second)
-	defer cancel()
-	conn, err := db.Conn(ctx)
-	if err != nil {
-		c.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := conn.ExecContext(ctx, statement); err != nil {
-		c.Fatalf("%s: %v", statement, err)
-	}
 }
 
 func (c copies) value(node, query string) string {
@@ -153,7 +135,14 @@ func (c copies) well(node string) {
 }
 
 func (c copies) sum(node string) string {
-	return c.value(node, "SELECT CONCAT(COUNT(*), ' ', SUM(CRC32(b))) FROM filler")
+	c.Helper()
+	ctx, cancel := context.WithTimeout(c.Context(), 5*time.Minute)
+	defer cancel()
+	sum, err := load.FillSum(ctx, c.root(node))
+	if err != nil {
+		c.Fatalf("%s: %v", node, err)
+	}
+	return sum
 }
 
 // scratchServers are throw-away servers beside these data that run still.

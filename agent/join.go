@@ -8,12 +8,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"ha/agent/api"
 	"ha/agent/wire"
 	"ha/raftfsm"
+	"ha/xtra"
 )
 
 const (
@@ -57,20 +59,10 @@ func clusterOfData(dir string) (id string, named bool) {
 	return "", err == nil
 }
 
-// foreignSchemas says whether a data dir holds schemas that a fresh one has not.
+// foreignSchemas are those in a data dir that neither a new server nor ha has made.
 func foreignSchemas(dir string) []string {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for _, e := range entries {
-		name := e.Name()
-		if e.IsDir() && !strings.HasPrefix(name, "#") && name != "mysql" && name != "sys" && name != "performance_schema" && name != "ha" {
-			out = append(out, name)
-		}
-	}
-	return out
+	all, _ := xtra.Schemas(dir) // none if there is no directory yet
+	return slices.DeleteFunc(all, func(name string) bool { return name == "ha" })
 }
 
 // found begins a new cluster with this node as its only member.

@@ -3,8 +3,12 @@ package mysqlctl
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/go-sql-driver/mysql"
 )
 
 const (
@@ -74,7 +78,7 @@ func (s *Server) Clone(ctx context.Context, src Source, dataDir string, limit in
 		select {
 		case err := <-done:
 			if err != nil {
-				return fmt.Errorf("clone from %s: %w", donor, err)
+				return fmt.Errorf("clone from %s: %w", donor, denied(err))
 			}
 			if at, err := s.cloneProgress(ctx); err == nil && progress != nil {
 				progress(at)
@@ -86,6 +90,18 @@ func (s *Server) Clone(ctx context.Context, src Source, dataDir string, limit in
 			}
 		}
 	}
+}
+
+// erCloneDonor is the error with which CLONE passes on what the donor said.
+const erCloneDonor = 3862
+
+// denied marks the error of a donor that refuses the account.
+func denied(err error) error {
+	var my *mysql.MySQLError
+	if errors.As(err, &my) && my.Number == erCloneDonor && strings.Contains(my.Message, ": 1045 ") {
+		return fmt.Errorf("%w: %w", ErrDenied, err)
+	}
+	return err
 }
 
 func (s *Server) cloneProgress(ctx context.Context) (CloneProgress, error) {

@@ -76,6 +76,8 @@ var (
 	// ErrNoCut: the end of the binary log must not be cut off; the text says why.
 	// Nothing was touched.
 	ErrNoCut = errors.New("binary log must not be cut")
+	// ErrDenied: the donor of a clone does not know the account.
+	ErrDenied = errors.New("the donor denies access")
 	// ErrDiskFull: no space is left on the file system of the data.
 	ErrDiskFull = errors.New("disk full")
 	// ErrDiskReadOnly: the file system of the data is mounted read-only.

@@ -24,6 +24,10 @@ const (
 // copySpare is room that a copy leaves free, in bytes.
 const copySpare = 256 << 20
 
+// fillFrom is how much data the primary has from which on an empty member is filled by
+// a copy: to replay all that was ever written takes longer. A new server has 70 MB.
+const fillFrom = 128 << 20
+
 // DonorChoice is what speaks for and against copying from a member.
 type DonorChoice struct {
 	Node NodeID
@@ -323,6 +327,35 @@ func (d *decider) donor(m Member) (NodeID, bool) {
 		return "", false
 	}
 	return cands[0].m.ID, true
+}
+
+// fill gives a member that has nothing a copy of what the others have. It says whether
+// the node is to be left alone otherwise: not where there is too little to copy, or
+// nobody who can be copied from. It replicates from the first binary log then, as far
+// as there is one.
+func (d *decider) fill(p, n *NodeView, m Member) bool {
+	r := n.Report
+	_, acker := d.s.Acker(m.ID)
+	if acker || !r.Blank || !r.Position().IsEmpty() || r.ClusterOnDisk != "" || p.Report.DataSize < fillFrom || m.RebuildsFailed >= maxRebuilds {
+		return false
+	}
+	cands := d.donors(m, Wish{Recipient: m.ID})
+	fit := len(cands) > 0 && cands[0].no.Code == ""
+	busy := slices.ContainsFunc(cands, func(c donor) bool { return c.no.Code == CodeDonorBusy })
+	switch {
+	case !fit && !busy:
+		return false
+	case busy && (!fit || cands[0].m.ID == d.s.Primary), len(d.s.Rebuilds) >= d.s.Policy.rebuildCap():
+		d.why("%s is empty and waits for a donor", m.Name)
+	case !d.harmless(m.ID): // it gets no account before
+		d.why("%s is empty and may acknowledge", m.Name)
+		d.keep(Order{To: m.ID, Op: OpExclude})
+	case !slices.Contains(p.Report.Accounts, m.ReplicationUser()):
+		d.why("%s is empty and waits for its account", m.Name)
+	default:
+		d.commit(Command{Kind: CmdRebuild, Rebuild: &Rebuild{Recipient: m.ID, Donor: cands[0].m.ID, Why: "it is empty"}})
+	}
+	return true
 }
 
 // rebuild carries out a lease until the recipient says how it ended.

@@ -316,6 +316,9 @@ func (d *decider) replica(p *NodeView, m Member) {
 			d.why("mysqld of %s holds the data of cluster %s: it does not follow", m.Name, r.ClusterOnDisk)
 			return
 		}
+		if d.fill(p, n, m) {
+			return
+		}
 		a, acker := d.s.Acker(m.ID)
 		acker = acker && a.ServerUUID == r.ServerUUID
 		if lacks := d.cannotBeServed(r); lacks != "" {

@@ -243,6 +243,9 @@ type Report struct {
 	// here as this server was a replica; looked at on a writable server only.
 	SleepingEvents int       `json:"sleeping_events,omitempty"`
 	Problems       []Problem `json:"problems,omitempty"`
+	// Blank says that mysqld was found or started on data without any schema but those
+	// of a new server.
+	Blank bool `json:"blank,omitempty"`
 	// DataSize is what a copy of the data takes, DiskFree the room beside them, in
 	// bytes; 0: not known. OldData is what kept data of earlier copies take.
 	DataSize int64 `json:"data_size,omitempty"`

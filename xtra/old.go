@@ -154,6 +154,19 @@ func (p Place) Free() (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
+// Schemas are those in a data directory that a new server does not have.
+func Schemas(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	var out []string
+	for _, e := range entries {
+		name := e.Name()
+		if e.IsDir() && !strings.HasPrefix(name, "#") && name != "mysql" && name != "sys" && name != "performance_schema" {
+			out = append(out, name)
+		}
+	}
+	return out, err
+}
+
 // DataSize walks through the data: not to be done often.
 func (p Place) DataSize() int64 {
 	return sum(p.DataDir, func(name string) bool {

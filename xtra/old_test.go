@@ -96,3 +96,21 @@ func TestEmptyAndSizes(t *testing.T) {
 		t.Errorf("%v, %v", entries, err)
 	}
 }
+
+func TestSchemas(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"mysql", "sys", "performance_schema", "#innodb_redo"} {
+		must(t, os.Mkdir(filepath.Join(dir, name), 0o750))
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "ibdata1"), nil, 0o600))
+	if got, err := Schemas(dir); len(got) != 0 || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	must(t, os.Mkdir(filepath.Join(dir, "shop"), 0o750))
+	if got, err := Schemas(dir); len(got) != 1 || got[0] != "shop" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := Schemas(filepath.Join(dir, "none")); err == nil {
+		t.Error("no directory, no error")
+	}
+}

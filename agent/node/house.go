@@ -13,9 +13,12 @@ import (
 const (
 	// houseEvery is how often the directories beside the data are looked at.
 	houseEvery = 10 * time.Second
-	// sizeEvery is how often files are counted, which takes a while where there
-	// are many.
+	// sizeEvery is how often files are counted at least. Where the free room has changed
+	// by sizeMoved since, that is done at once, but never for more than a hundredth of
+	// the time: it takes a while where there are many.
 	sizeEvery = 10 * time.Minute
+	sizeMoved = 32 << 20 // bytes
+	sizeShare = 100
 )
 
 // room is what is known of the disk: for reports.
@@ -23,6 +26,9 @@ type room struct {
 	mu              sync.Mutex
 	data, old, free int64
 	sizedAt         time.Duration // 0: not yet, or they have changed
+	sizeTook        time.Duration
+	sizeFree        int64 // what was free then
+	blank           bool  // there were no schemas when mysqld was found or started
 }
 
 // forget has the files counted again.
@@ -35,7 +41,16 @@ func (r *room) forget() {
 func (r *room) fill(rep *raftfsm.Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	rep.DataSize, rep.OldData, rep.DiskFree = r.data, r.old, r.free
+	rep.Blank, rep.DataSize, rep.OldData, rep.DiskFree = r.blank, r.data, r.old, r.free
+}
+
+// lookInside sees whether there is anything in the data, before it is told that mysqld
+// runs on them.
+func (n *Node) lookInside() {
+	schemas, err := xtra.Schemas(n.cfg.MysqlDir)
+	n.room.mu.Lock()
+	defer n.room.mu.Unlock()
+	n.room.blank = err == nil && len(schemas) == 0
 }
 
 // keepHouse removes what copies left behind and old data that nobody needs, and
@@ -90,13 +105,15 @@ func (n *Node) holdsAll(old xtra.Replaced) bool {
 
 func (n *Node) measure() {
 	now := n.clock.Boottime()
-	n.room.mu.Lock()
-	due := n.room.sizedAt == 0 || now-n.room.sizedAt > sizeEvery
-	n.room.mu.Unlock()
 	free, err := n.place.Free()
+	n.room.mu.Lock()
+	due := n.room.due(now, free)
+	n.room.mu.Unlock()
 	var data, old int64
+	var took time.Duration
 	if due {
 		data, old = n.place.DataSize(), n.place.OldSize()
+		took = n.clock.Boottime() - now
 	}
 	n.room.mu.Lock()
 	defer n.room.mu.Unlock()
@@ -104,6 +121,14 @@ func (n *Node) measure() {
 		n.room.free = free // what is noticeable
 	}
 	if due {
-		n.room.data, n.room.old, n.room.sizedAt = data, old, now
+		n.room.data, n.room.old, n.room.sizedAt, n.room.sizeTook, n.room.sizeFree = data, old, now, took, free
 	}
+}
+
+// due says that files are to be counted now. What is free tells whether they may have
+// changed a lot: a new member is filled by a copy if there is much to be copied.
+func (r *room) due(now time.Duration, free int64) bool {
+	since := now - r.sizedAt
+	moved := max(free-r.sizeFree, r.sizeFree-free) >= sizeMoved
+	return r.sizedAt == 0 || since > sizeEvery || moved && since > sizeShare*r.sizeTook
 }

@@ -22,6 +22,10 @@ const (
 	// copySpare is what a copy leaves free on the disk, in bytes: the server beside
 	// it goes on writing.
 	copySpare = 64 << 20
+	// deniedFor is how long a donor may not know the recipient's account yet: that of
+	// a new member is made at the primary and replicated.
+	deniedFor   = 10 * time.Second
+	deniedPause = 300 * time.Millisecond
 )
 
 // Phases of a rebuild beside raftfsm's.
@@ -248,7 +252,13 @@ func (n *Node) cloner(ctx context.Context, o raftfsm.Order) (xtra.CloneFunc, fun
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		watch := n.newCopyWatch(cancel)
+		began := n.clock.Boottime()
 		err := by.Clone(ctx, src, dir, o.Throttle, watch.progress)
+		for errors.Is(err, mysqlctl.ErrDenied) && n.clock.Boottime()-began < deniedFor && sleep(ctx, deniedPause) {
+			if err = os.RemoveAll(dir); err == nil {
+				err = by.Clone(ctx, src, dir, o.Throttle, watch.progress)
+			}
+		}
 		if errors.Is(err, mysqlctl.ErrAbandoned) && by == n.md {
 			// A frozen donor holds it, and every later copy. It serves nobody: it is
 			// under a lease.

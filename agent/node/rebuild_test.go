@@ -2,12 +2,14 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"ha/mysqlctl"
 	"ha/raftfsm"
 	"ha/xtra"
 )
@@ -108,6 +110,30 @@ func TestRebuild(t *testing.T) {
 			t.Error("copied twice")
 		}
 	})
+}
+
+// The account of a new member may come to the donor a moment after the order.
+func TestRebuildWaitsForItsAccount(t *testing.T) {
+	for refusals, ok := range map[int]bool{3: true, 1000: false} {
+		inBubble(t, func(b *bench) {
+			b.oldData()
+			b.up()
+			b.md.set(func(f *fakeMysqld) {
+				f.clone = func(_ context.Context, dir string) error {
+					if refusals--; refusals >= 0 {
+						_ = os.MkdirAll(dir, 0o750)
+						return fmt.Errorf("test: %w", mysqlctl.ErrDenied)
+					}
+					return cloneFiles(dir)
+				}
+			})
+			began := time.Now()
+			b.mustOrder(rebuild(1, 19))
+			if r := b.ended(19); r.Done != ok || time.Since(began) > deniedFor+time.Minute {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
 }
 
 // A failed copy leaves the data as they were, and nothing beside them.

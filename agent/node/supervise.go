@@ -115,6 +115,7 @@ func (n *Node) adopt(ctx context.Context) {
 	defer cancel()
 	found, err := n.md.Adopt(ctx)
 	if found && err == nil {
+		n.lookInside()
 		own, cancel := context.WithTimeout(ctx, ownSessions)
 		err = n.md.KillOwnSessions(own)
 		cancel()
@@ -296,6 +297,7 @@ func (n *Node) tryStart(ctx context.Context) error {
 		}
 		n.log.Info("data directory initialised", "dir", n.cfg.MysqlDir)
 	}
+	n.lookInside()
 	uuid, err := n.md.ServerUUIDOnDisk()
 	if err != nil {
 		return err

@@ -562,6 +562,10 @@ func (m *Mysqld) fill(r *raftfsm.Report) {
 	if r.Waiting > 0 {
 		r.WaitingFor = ms(m.w.now - m.wasWaiting)
 	}
+	if m.w.big && len(m.rows) > 0 {
+		r.DataSize = 1 << 30
+	}
+	r.Blank = len(m.rows) == 0
 	if m.cluster {
 		r.ClusterOnDisk = clusterID
 	}

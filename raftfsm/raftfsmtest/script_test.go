@@ -133,6 +133,8 @@ func (s *script) do(line string) {
 		s.settle()
 		w.Run(10000)
 		w.trace = s.line
+	case "big": // the data are so many that an empty node is filled by a copy
+		w.big = true
 	case "node": // NODE [witness]
 		w.AddNode(id(1), arg(2) == "witness")
 	case "found": // NODE [strict]

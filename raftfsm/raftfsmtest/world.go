@@ -62,6 +62,7 @@ type World struct {
 	held       []*heldOrder // scripts
 	holds      []hold
 	noKick     bool
+	big        bool // data are so many that an empty member gets a copy
 
 	// What clients know.
 	rows []*Row
@@ -127,7 +128,7 @@ func (c *coord) gone(w *World) bool {
 // left to chance.
 func New(seed uint64) *World {
 	w := &World{agents: map[raftfsm.NodeID]*Agent{}, cut: map[[2]raftfsm.NodeID]bool{}, names: map[string]string{}, mutants: map[string]bool{},
-		seed: seed, owners: map[string]*owner{}}
+		seed: seed, owners: map[string]*owner{}, big: seed%4 == 2}
 	w.own = w.owner("world")
 	w.rng = w.own.rng
 	return w

@@ -1,0 +1,32 @@
+package node
+
+import (
+	"testing"
+	"time"
+)
+
+// Files are counted when the free room says that they have changed, and never for more
+// than a hundredth of the time.
+func TestRoomDue(t *testing.T) {
+	const free = 10 << 30
+	r := room{sizedAt: time.Hour, sizeTook: 300 * time.Millisecond, sizeFree: free}
+	for _, tc := range []struct {
+		after time.Duration
+		free  int64
+		due   bool
+	}{
+		{time.Second, free, false},
+		{time.Second, free - sizeMoved, false}, // so soon
+		{31 * time.Second, free - sizeMoved, true},
+		{31 * time.Second, free + sizeMoved, true},
+		{31 * time.Second, free - sizeMoved + 1, false},
+		{sizeEvery + time.Second, free, true},
+	} {
+		if got := r.due(time.Hour+tc.after, tc.free); got != tc.due {
+			t.Errorf("%s later, %d free: %v", tc.after, tc.free, got)
+		}
+	}
+	if !(&room{}).due(time.Second, free) {
+		t.Error("never counted, and not due")
+	}
+}

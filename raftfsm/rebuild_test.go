@@ -1,0 +1,77 @@
+package raftfsm
+
+import (
+	"testing"
+	"time"
+
+	"ha/mysqlctl/gtid"
+)
+
+const bigData = 5 << 30
+
+// replicated is a settled reign of a with a replica b, and c and d, which have nothing.
+func replicated(t *testing.T) (State, View) {
+	m := reigning(t)
+	m.must(Command{Kind: CmdMember, Member: &Member{ID: "d", Name: "d", ServerUUID: "dddddddd-0000-0000-0000-000000000000"}})
+	rows, err := gtid.Parse(uuidA + ":1-100")
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := func(id NodeID, uuid string) *Report {
+		return &Report{Node: id, Mysqld: MysqldRunning, ServerUUID: uuid, Version: "9.7.4", SuperReadOnly: true, DiskFree: 10 * bigData}
+	}
+	a, b, c, d := report("a", uuidA), report("b", uuidB), report("c", uuidC), report("d", "dddddddd-0000-0000-0000-000000000000")
+	a.SuperReadOnly, a.Executed, a.DataSize, a.ClusterOnDisk = false, rows, bigData, "x"
+	a.Accounts = []string{Member{ID: "c"}.ReplicationUser(), Member{ID: "d"}.ReplicationUser()}
+	b.Executed, b.DataSize, b.ClusterOnDisk = rows, bigData, "x"
+	b.Replica = &ReplicaReport{SourceUUID: uuidA, IORunning: true, IOWanted: true, SQLRunning: true}
+	c.Blank, d.Blank = true, true
+	return m.State, View{Self: "b", Leading: time.Hour, PhaseAge: time.Hour, Nodes: []NodeView{
+		{ID: "a", Report: a}, {ID: "b", Report: b}, {ID: "c", Report: c}, {ID: "d", Report: d}}}
+}
+
+// Who has nothing gets a copy, where there is much to be copied and somebody to copy
+// from; else it replicates from the first binary log.
+func TestEmptyMemberIsFilled(t *testing.T) {
+	lease := func(to, from NodeID) func(s *State, v *View) {
+		return func(s *State, v *View) { s.Rebuilds = append(s.Rebuilds, Rebuild{Recipient: to, Donor: from}) }
+	}
+	for name, tc := range map[string]struct {
+		change func(s *State, v *View)
+		from   NodeID // a lease is granted
+		alone  bool   // it is left alone, though there is none yet
+	}{
+		"from the replica":              {func(*State, *View) {}, "b", false},
+		"from the primary, if alone":    {func(_ *State, v *View) { v.Nodes[1].Report.Replica = nil }, "a", false},
+		"little data":                   {func(_ *State, v *View) { v.Nodes[0].Report.DataSize = 70 << 20 }, "", false},
+		"it has something":              {func(_ *State, v *View) { v.Nodes[2].Report.Executed = v.Nodes[0].Report.Executed }, "", false},
+		"rows without GTIDs":            {func(_ *State, v *View) { v.Nodes[2].Report.Blank = false }, "", false},
+		"it has received something":     {func(_ *State, v *View) { v.Nodes[2].Report.Received = v.Nodes[0].Report.Executed }, "", false},
+		"of another cluster":            {func(_ *State, v *View) { v.Nodes[2].Report.ClusterOnDisk = "y" }, "", false},
+		"no account yet":                {func(_ *State, v *View) { v.Nodes[0].Report.Accounts = nil }, "", true},
+		"no room":                       {func(_ *State, v *View) { v.Nodes[2].Report.DiskFree = 1 << 30 }, "", false},
+		"another series":                {func(_ *State, v *View) { v.Nodes[2].Report.Version = "8.4.3" }, "", false},
+		"copies failed":                 {func(s *State, _ *View) { s.setFailed("c", maxRebuilds) }, "", false},
+		"acknowledges":                  {func(s *State, _ *View) { s.Ackers = []Acker{ackC} }, "", false},
+		"may acknowledge":               {func(_ *State, v *View) { v.Nodes[2].Report.Replica = &ReplicaReport{AckWanted: true} }, "", true},
+		"the replica copies already":    {lease("d", "b"), "", true}, // and the primary is spared
+		"all copies are in use":         {func(s *State, v *View) { s.Policy.MaxRebuilds = 1; lease("d", "a")(s, v) }, "", true},
+		"the primary alone, and busy":   {func(s *State, v *View) { v.Nodes[1].Report.Replica = nil; lease("d", "a")(s, v) }, "", true},
+		"the primary copies, b is free": {lease("d", "a"), "b", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, v := replicated(t)
+			tc.change(&s, &v)
+			d := &decider{s: &s, v: &v}
+			m, _ := s.Member("c")
+			alone := d.fill(&v.Nodes[0], &v.Nodes[2], m)
+			var from NodeID
+			if len(d.out.Commit) == 1 && d.out.Commit[0].Kind == CmdRebuild && d.out.Commit[0].Rebuild.Recipient == "c" {
+				from = d.out.Commit[0].Rebuild.Donor
+			}
+			if from != tc.from || alone != (tc.alone || tc.from != "") {
+				t.Errorf("copied from %q, left alone: %v; want %q, %v; %+v", from, alone, tc.from, tc.alone, d.out)
+			}
+		})
+	}
+}
