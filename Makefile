@@ -54,8 +54,9 @@ ROUNDS ?= 10
 faults: deps ## every fault that one host can show, ROUNDS (10) times, and a death between any two steps
 	HA_FAULTS=all HA_FAULT_ROUNDS=$(ROUNDS) go test . -count=1 -v -timeout 3h -run 'TestFaults|TestDeath|TestAllDie|TestOldPrimary|TestAckersFrozen'
 
-copies-all: deps ## every fault in the middle of a copy, at 10, 50 and 90 %
+copies-all: deps ## every fault in the middle of a copy, at 10, 50 and 90 % (those of networks and disks: root)
 	HA_COPIES=all go test . -count=1 -v -timeout 1h -run 'TestCopy'
+	go test ./lab -count=1 -v -timeout 1h -run '^TestCopies$$' -args -all
 
 SIZE ?= 5
 join: deps ## empty hosts join a cluster with SIZE (5) GB under load: how long until they acknowledge
@@ -72,7 +73,7 @@ lab-fast: deps ## a few faults of hosts and networks (root); part of make test
 
 FAULT ?= .
 lab-all: deps ## every fault of hosts, networks, disks and replication, or those that match FAULT (root); writes docs/FAULTS.md
-	go test ./lab -count=1 -v -timeout 3h -run '^Test(NothingStays|Process|Network|Disk|Replication)$$/($(FAULT))' -args -all -table $(CURDIR)/docs/FAULTS.md
+	go test ./lab -count=1 -v -timeout 3h -run '^Test(NothingStays|Process|Network|Disk|Replication|Copies)$$/($(FAULT))' -args -all -table $(CURDIR)/docs/FAULTS.md
 
 MINUTES ?= 30
 chaos: deps ## MINUTES (30) of faults by chance from SEED (1), on 3 and 5 hosts and on 2 with a witness (root)

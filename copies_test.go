@@ -294,3 +294,37 @@ func TestCopyFaults(t *testing.T) {
 	}
 	c.check()
 }
+
+// Two rebuilds ask for one donor: the second is told that it is busy, and finds another
+// one if it may. Five nodes: two of four ackers can be spared.
+func TestCopyTwoAskForOneDonor(t *testing.T) {
+	if os.Getenv("HA_COPIES") != "all" {
+		t.Skip("part of make copies-all")
+	}
+	c := copies{newE2E(t, "127.0.113.0")}
+	c.added()
+	c.added()
+	c.healthy()
+	c.fill(fillMB)
+	for _, percent := range []int64{10, 50, 90} {
+		st := c.healthy()
+		rs := c.replicas(st)
+		one, two, donor := rs[0], rs[1], rs[2]
+		c.must(0, "rebuild", "--node", one, "--from", donor, "--throttle", slowRate, "--detach")
+		c.copying(one, percent)
+		if said := c.must(api.ExitBusy, "rebuild", "--node", two, "--from", donor); !strings.Contains(said, "HA-DONOR-BUSY") {
+			t.Errorf("said %s", said)
+		}
+		c.must(0, "rebuild", "--node", two, "--from", "best", "--detach")
+		for _, node := range []string{one, two} {
+			end := c.ended(node)
+			t.Logf("at %d %%: %s from %s, %d ms", percent, node, end.Donor, end.TookMS)
+			if !end.OK || (end.Donor == donor) != (node == one) || end.Donor == st.Primary {
+				t.Errorf("%s: %+v", node, end)
+			}
+		}
+		c.well(one)
+		c.well(two)
+	}
+	c.check()
+}

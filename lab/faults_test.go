@@ -20,6 +20,8 @@ type fault struct {
 	name string
 	// quick ones are part of make test.
 	quick bool
+	// before is done before times are measured. May be nil.
+	before func(s *scene, st api.Status)
 	// strike does it and puts it right again. What is still wrong with the network
 	// when it returns is healed.
 	strike func(s *scene, before api.Status)
@@ -139,6 +141,9 @@ func strike(t *testing.T, group string, f fault) {
 	}()
 	before, err := s.AwaitHealthy(t.Context(), 60*time.Second)
 	s.must(err)
+	if f.before != nil {
+		f.before(s, before)
+	}
 	at := time.Now()
 	f.strike(s, before)
 	s.must(s.Heal())

@@ -20,7 +20,7 @@ type Result struct {
 }
 
 // Groups are the headings, in order.
-var Groups = []string{"Process", "Network", "Disk and machine", "Replication"}
+var Groups = []string{"Process", "Network", "Disk and machine", "Replication", "Copies"}
 
 const (
 	docHead = `# Faults

@@ -165,7 +165,10 @@ type donor struct {
 
 // donors gives those that the recipient could be copied from, the best first:
 // healthy, not the primary, not the one that failed last, in the same zone, least lag.
+// When all but one of the attempts have failed the primary comes before that one: there
+// may be no way to it from here.
 func (d *decider) donors(rec Member, w Wish) []donor {
+	last := rec.RebuildsFailed == maxRebuilds-1
 	var out []donor
 	for _, m := range d.s.DataMembers() {
 		if m.ID == rec.ID || w.From != "" && m.ID != w.From {
@@ -185,8 +188,8 @@ func (d *decider) donors(rec Member, w Wish) []donor {
 		out = append(out, c)
 	}
 	slices.SortFunc(out, func(a, b donor) int {
-		return cmp.Or(first(a.no.Code == "", b.no.Code == ""), first(a.m.ID != d.s.Primary, b.m.ID != d.s.Primary),
-			first(a.m.ID != w.Failed, b.m.ID != w.Failed), first(a.m.Zone == rec.Zone, b.m.Zone == rec.Zone),
+		return cmp.Or(first(a.no.Code == "", b.no.Code == ""), first(last && a.m.ID != w.Failed, last && b.m.ID != w.Failed),
+			first(a.m.ID != d.s.Primary, b.m.ID != d.s.Primary), first(a.m.ID != w.Failed, b.m.ID != w.Failed), first(a.m.Zone == rec.Zone, b.m.Zone == rec.Zone),
 			cmp.Compare(a.lag/time.Second, b.lag/time.Second), strings.Compare(a.m.Name, b.m.Name))
 	})
 	return out

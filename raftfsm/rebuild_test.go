@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -73,5 +74,24 @@ func TestEmptyMemberIsFilled(t *testing.T) {
 				t.Errorf("copied from %q, left alone: %v; want %q, %v; %+v", from, alone, tc.from, tc.alone, d.out)
 			}
 		})
+	}
+}
+
+// The primary is spared until only one attempt is left: there may be no way from the
+// recipient to the replica that is best.
+func TestDonorOfTheLastAttempt(t *testing.T) {
+	s, v := replicated(t)
+	d := &decider{s: &s, v: &v}
+	for failed, want := range []NodeID{"b", "b", "a"} {
+		s.setFailed("c", failed)
+		m, _ := s.Member("c")
+		w := Wish{Recipient: "c"}
+		if failed > 0 {
+			w.Failed = "b"
+		}
+		cands := d.donors(m, w)
+		if cands[0].m.ID != want || !slices.ContainsFunc(cands, func(c donor) bool { return c.m.ID == "d" && c.no.Code == CodeNotFollowing }) {
+			t.Errorf("after %d failures: %+v", failed, cands)
+		}
 	}
 }
