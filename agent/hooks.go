@@ -48,9 +48,9 @@ func (a *Agent) hookRole(c *node.Config) {
 		}
 		a.hooks.Opened(epoch)
 	}
-	c.Closed = func() {
+	c.Closed = func(succession bool) {
 		if closed != nil {
-			closed()
+			closed(succession)
 		}
 		a.hooks.Closed()
 	}

@@ -46,7 +46,13 @@ func (a *Agent) hookVIP(c *node.Config) {
 	}
 	c.VIPs = a.vipReports
 	c.Opened = func(_ uint64, until time.Duration) { m.Hold(vip.Primary, until) }
-	c.Closed = func() { m.Drop(vip.Primary) }
+	c.Closed = func(succession bool) {
+		if succession {
+			m.Yield(vip.Primary)
+		} else {
+			m.Drop(vip.Primary)
+		}
+	}
 	c.Reader = func(until time.Duration) {
 		if until > 0 {
 			m.Hold(vip.Reader, until)

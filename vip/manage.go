@@ -22,6 +22,8 @@ const (
 	announceAtOnce = 50 * time.Millisecond
 	// announceRarely mends what a network forgot.
 	announceRarely = 30 * time.Second
+	// listenOften is how often a successor is listened for.
+	listenOften = 5 * time.Millisecond
 	// askOften is how often a stranger is asked whether it is there still.
 	askOften = time.Second
 	// strangerFor is how long a stranger is remembered that does not answer.
@@ -177,6 +179,9 @@ func (m *Manager) announce() (next time.Duration) {
 	for _, a := range m.addresses {
 		now := m.cfg.Boottime()
 		m.listen(a, now)
+		if a.order.want == yield && a.on {
+			next = min(next, listenOften)
+		}
 		if a.order.want != hold || !a.on && !a.refused {
 			continue // whatever is there yet, it is not for us to claim it
 		}
@@ -227,6 +232,9 @@ func (m *Manager) listen(a *address, now time.Duration) {
 			continue // two links to one network answer for each other
 		}
 		if m.cfg.Member != nil && m.cfg.Member(mac) {
+			if a.order.want == yield {
+				m.takeOff(a)
+			}
 			a.speakAt = now // it was stopped and announced what it no longer has, say
 			continue
 		}

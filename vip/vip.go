@@ -17,6 +17,8 @@ const (
 	dropWait = 5 * time.Millisecond
 	// shortest is the shortest lifetime that the kernel takes, and its unit.
 	shortest = time.Second
+	// yieldMost is how long a successor may take.
+	yieldMost = time.Second
 )
 
 // Config is what a [Manager] is made from.
@@ -50,6 +52,7 @@ type want int
 const (
 	unknown want = iota // leave what an earlier run of the agent put there
 	hold
+	yield // drop, as soon as another member says that it has it
 	drop
 )
 
@@ -176,6 +179,20 @@ func (m *Manager) Drop(role Role) {
 	}
 }
 
+// Yield says that nobody is served here any more, and another member may be about
+// to be the one who does. The addresses stay until that one announces them, for a
+// second and for the rest of the lease at most: meanwhile clients are refused, where
+// without an address their first packet would be lost and sent again after a second
+// only. Nothing is announced. It returns at once.
+func (m *Manager) Yield(role Role) {
+	m.mu.Lock()
+	if o := m.orders[role]; o.want == hold {
+		m.orders[role] = order{want: yield, until: min(o.until, m.cfg.Boottime()+yieldMost)}
+	}
+	m.mu.Unlock()
+	m.stir()
+}
+
 func (m *Manager) stir() {
 	select {
 	case m.wake <- struct{}{}:
@@ -233,7 +250,7 @@ func (m *Manager) obey() {
 		case a.order.want == drop:
 			a.stranger, a.refused = nil, false
 			m.takeOff(a)
-		case a.order.want == hold && m.over(a):
+		case (a.order.want == hold || a.order.want == yield) && m.over(a):
 			m.takeOff(a)
 		case a.order.want == hold && before != hold:
 			m.begin(a)

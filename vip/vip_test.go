@@ -257,6 +257,63 @@ func TestDuplicate(t *testing.T) {
 	}
 }
 
+// Who yields keeps the addresses, silent, until a member has them; a second at most.
+func TestYield(t *testing.T) {
+	t.Parallel()
+	h := twoHosts(t)
+	m := h.open(t, Config{Member: func(mac net.HardwareAddr) bool { return mac.String() == oldMAC.String() }})
+	held := func() bool { return len(find(t, h.here, vip4)) == 1 && len(find(t, h.here, vip6)) == 1 }
+	gone := func() bool { return len(find(t, h.here, vip4)) == 0 && len(find(t, h.here, vip6)) == 0 }
+	hold := func() {
+		m.Hold(Primary, boottime()+lease)
+		within(t, time.Second, "put on", held)
+	}
+	m.Yield(Primary) // what is not held is not
+	if !gone() {
+		t.Fatal("put on")
+	}
+
+	hold()
+	m.Yield(Primary)
+	m.Drop(Reader) // a pass was made
+	stranger := net.HardwareAddr{2, 0, 0, 0, 0, 0x98}
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		s := h.listen(t, vip)
+		must(t, s.send(announcement(stranger, vip)[0]))
+		for began := time.Now(); time.Since(began) < 300*time.Millisecond; {
+			if !held() {
+				t.Fatal("gone before anybody else has it")
+			}
+			if said := s.claimants(vip); len(said) > 0 {
+				t.Fatalf("%s is announced", vip)
+			}
+		}
+	}
+	within(t, yieldMost, "gone where no successor comes", gone)
+
+	hold()
+	m.Yield(Primary)
+	m.Hold(Primary, boottime()+lease) // it is primary again
+	for began := time.Now(); time.Since(began) < yieldMost+200*time.Millisecond; {
+		if !held() {
+			t.Fatal("gone, and this host has the role")
+		}
+	}
+
+	m.Yield(Primary)
+	var took time.Duration
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		must(t, h.listen(t, vip).send(announcement(oldMAC, vip)[0]))
+		took = within(t, 500*time.Millisecond, "gone when a member has it", func() bool { return len(find(t, h.here, vip)) == 0 })
+	}
+	t.Logf("gone %s after the successor spoke", took)
+
+	hold()
+	m.Yield(Primary)
+	m.Drop(Primary) // the lease is over, say
+	within(t, 100*time.Millisecond, "gone", gone)
+}
+
 // A member that was stopped and announces what it has no longer is contradicted.
 func TestClaimIsAnswered(t *testing.T) {
 	t.Parallel()

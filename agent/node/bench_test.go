@@ -116,7 +116,7 @@ func (b *bench) note(s string) {
 }
 
 // noteClosed is not for what every node says at its start.
-func (b *bench) noteClosed() {
+func (b *bench) noteClosed(bool) {
 	if b.hooked() != "" {
 		b.note("closed")
 	}

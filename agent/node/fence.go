@@ -100,7 +100,7 @@ func (n *Node) fenceNow(ctx context.Context) bool {
 	if gen == 0 {
 		return true
 	}
-	n.closed()
+	n.closed(false) // who reaches this server from now on may read what is stale
 	limited, cancel := context.WithTimeout(ctx, fenceTimeout)
 	err := n.md.Fence(limited)
 	cancel()
@@ -141,7 +141,7 @@ func (n *Node) opened(epoch uint64, until time.Duration) {
 	}
 }
 
-func (n *Node) closed() {
+func (n *Node) closed(succession bool) {
 	n.fence.telling.Lock()
 	defer n.fence.telling.Unlock()
 	n.fence.mu.Lock()
@@ -149,7 +149,7 @@ func (n *Node) closed() {
 	n.fence.open = false
 	n.fence.mu.Unlock()
 	if was && n.cfg.Closed != nil {
-		n.cfg.Closed()
+		n.cfg.Closed(succession)
 	}
 }
 

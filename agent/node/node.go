@@ -73,10 +73,12 @@ type Config struct {
 	// Opened and Closed, if set, are called when the node begins and ceases to
 	// serve as primary: for the VIP. Opened gets the epoch and the end of the lease
 	// on the boottime clock, and is called again with each grant. They must return
-	// at once.
+	// at once. Where Closed is called with succession the server is read-only or
+	// gone, and the group may be about to have another one: until that is there,
+	// clients are better refused here than not answered at all.
 	// Closed is called at the start as well, if the node does not serve then.
 	Opened func(epoch uint64, until time.Duration)
-	Closed func()
+	Closed func(succession bool)
 	// Reader, if set, is called with the time until which this node may hold the
 	// address of the readers; 0: it may not. It must return at once.
 	Reader func(until time.Duration)

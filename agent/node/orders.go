@@ -232,11 +232,11 @@ func (n *Node) depose(ctx context.Context) error {
 			return errors.Join(err, killed)
 		}
 		n.fence.disarm(gen)
-		n.closed()
+		n.closed(false)
 		return fmt.Errorf("killed, as it could not be made read-only: %w", err)
 	}
 	n.fence.disarm(gen)
-	n.closed()
+	n.closed(false)
 	n.cutClients(ctx)
 	return nil
 }

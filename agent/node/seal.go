@@ -153,7 +153,7 @@ func (n *Node) sealPrimary(ctx context.Context, a *raftfsm.Answer) error {
 		return err
 	}
 	n.fence.disarm(gen)
-	n.closed()
+	n.closed(true)
 	return n.offline(a)
 }
 
@@ -232,7 +232,7 @@ func (n *Node) blockers(ctx context.Context) string {
 // after whoever waits for that has his answer: they cannot write any more.
 func (n *Node) deposed(gen uint64) {
 	n.fence.disarm(gen)
-	n.closed()
+	n.closed(true)
 	if run := n.running(); run != nil {
 		n.obs.sends.Go(func() { n.cutClients(run) })
 	}

@@ -46,7 +46,7 @@ func (n *Node) EndForGood(ctx context.Context) error {
 		}
 	}
 	n.fence.disarm(gen)
-	n.closed()
+	n.closed(false)
 	n.Trigger()
 	return nil
 }

@@ -81,7 +81,7 @@ func (n *Node) isUp() bool {
 func (n *Node) takeOver(ctx context.Context) {
 	defer func() {
 		if !n.isOpen() && n.cfg.Closed != nil {
-			n.cfg.Closed() // what an earlier agent left
+			n.cfg.Closed(false) // what an earlier agent left
 		}
 	}()
 	n.adopt(ctx)
@@ -225,7 +225,7 @@ func (n *Node) exited(fails int) int {
 	if !wanted {
 		n.log.Warn("mysqld exited")
 	}
-	n.closed()
+	n.closed(true)
 	n.stopReading()
 	n.Trigger()
 	return fails
