@@ -261,6 +261,12 @@ func (n *Node) push(ctx context.Context) {
 		return // the next heartbeat tries again
 	}
 	r, at := n.report()
+	if r.Mysqld == raftfsm.MysqldRunning && r.ServerUUID == "" {
+		// It was not looked at since it runs, or since this agent does: the report
+		// would say that it waits for nobody. Without an answer it hangs soon.
+		<-n.obs.slots
+		return
+	}
 	n.obs.sends.Go(func() {
 		defer func() { <-n.obs.slots }()
 		_, _ = n.send(ctx, r, at)

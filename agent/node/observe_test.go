@@ -76,3 +76,23 @@ func TestSleepingEvents(t *testing.T) {
 		}
 	})
 }
+
+// Nobody is told of a server that was not looked at yet: it would seem to wait for
+// no acknowledgement, and that would be recorded.
+func TestNoReportBeforeTheFirstLook(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.md.set(func(f *fakeMysqld) { f.lookFor = 10 * lookWait })
+		b.up()
+		time.Sleep(3 * lookTimeout)
+		b.co.set(func(c *coordinator) {
+			if len(c.reports) == 0 {
+				t.Error("nothing was reported")
+			}
+			for _, r := range c.reports {
+				if r.Mysqld == raftfsm.MysqldRunning && r.ServerUUID == "" {
+					t.Fatalf("reported before it was looked at: %+v", r)
+				}
+			}
+		})
+	})
+}
