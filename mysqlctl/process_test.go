@@ -3,8 +3,11 @@ package mysqlctl_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -179,6 +182,56 @@ func TestAdoptAfterTheAgentDied(t *testing.T) {
 	if _, err := again.Status(ctx); err == nil {
 		t.Error("status of a killed server")
 	}
+}
+
+// A stranger starts a mysqld at the same moment and that gets the locks: ours, which
+// would wait for them, is ended, and the stranger's is taken over.
+func TestStartedByTwoAtOnce(t *testing.T) {
+	n := mysqltest.Start(t, 1)[0]
+	ctx := mysqltest.Ctx(t, enough)
+	argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", n.PID()))
+	must(t, err)
+	args := strings.Split(strings.TrimRight(string(argv), "\x00"), "\x00")
+	args = slices.DeleteFunc(args, func(a string) bool { return strings.HasPrefix(a, "--init-file=") })
+	for try := range 10 {
+		must(t, n.Kill(ctx))
+		stranger := exec.Command(args[0], args[1:]...)
+		stranger.Dir = "/"
+		stranger.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
+		must(t, stranger.Start())
+		first := stranger.Process.Pid
+		err := n.Start(ctx)
+		if err == nil { // ours came first
+			if text, _ := os.ReadFile(n.Config.PidFile); strings.TrimSpace(string(text)) != strconv.Itoa(n.PID()) {
+				t.Fatalf("the server that answers is process %s, not %d", text, n.PID())
+			}
+			must(t, stranger.Process.Kill())
+			_ = stranger.Wait()
+			continue
+		}
+		mustBe(t, err, mysqlctl.ErrRunning)
+		ok, err := n.Adopt(ctx)
+		for errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) { // it is starting yet
+			ok, err = n.Adopt(ctx)
+		}
+		if !ok || err != nil || n.PID() != first {
+			t.Fatalf("Adopt = %v, %v, pid %d, want %d", ok, err, n.PID(), first)
+		}
+		n.MustStatus()
+		in, _ := filepath.Glob("/proc/[0-9]*/cwd")
+		in = slices.DeleteFunc(in, func(cwd string) bool { dir, err := os.Readlink(cwd); return err != nil || dir != n.Config.DataDir })
+		must(t, n.Kill(ctx))
+		_ = stranger.Wait()
+		if !strings.Contains(strings.ToLower(n.Log()), "unable to lock") {
+			t.Logf("attempt %d: seen before ours was started", try)
+			continue
+		}
+		if len(in) != 1 {
+			t.Errorf("one waits for the locks still: %v", in)
+		}
+		return
+	}
+	t.Log("ours was never the one that waits")
 }
 
 func TestStartRepairsTheAccount(t *testing.T) {

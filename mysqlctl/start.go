@@ -130,6 +130,11 @@ func (s *Server) becomeReady(ctx context.Context, proc *process) error {
 		}
 		// The socket of an earlier mysqld may still answer "refused" at once.
 		if last = s.connect(ctx); last == nil {
+			if other := readPid(s.cfg.PidFile); other != proc.pid && other > 0 && isServer(other, s.cfg.DataDir) {
+				// Somebody else has started one too, and that has the locks. Ours waits
+				// for them, and would come up when that one dies.
+				return errors.Join(fmt.Errorf("%w: process %d came first", ErrRunning, other), s.Kill(ctx))
+			}
 			return s.saveBase(ctx)
 		}
 		select {
