@@ -88,3 +88,29 @@ func TestLateAckerStaysWhereThereAreTooFew(t *testing.T) {
 		t.Fatalf("not a raise of k: %+v", d.Commit)
 	}
 }
+
+// An account that is there with another password than recorded is mended like one
+// that is not there; one that was locked says so and is another matter.
+func TestReplicationPasswordIsMended(t *testing.T) {
+	for ioError, want := range map[string]bool{
+		"": false,
+		"Error connecting to source. Message: Can't connect to MySQL server":                                    false,
+		"Error connecting to source. Message: Access denied for user 'ha_r_b'@'10.0.0.2' (using password: YES)": true,
+	} {
+		s, v := raised(t)
+		var users []string
+		for _, m := range s.DataMembers() {
+			users = append(users, m.ReplicationUser())
+		}
+		v.Nodes[0].Report.SourceOn, v.Nodes[0].Report.WaitFor, v.Nodes[0].Report.Accounts = true, 1, users
+		v.Nodes[0].Seen, v.Nodes[0].Orders = 9, nil
+		v.Nodes[1].Report.Replica.IORunning, v.Nodes[1].Report.Replica.IOError = ioError == "", ioError
+		found := false
+		for _, o := range Decide(s, v).Do {
+			found = found || o.To == "a" && o.Op == OpAccounts
+		}
+		if found != want {
+			t.Errorf("%q: accounts ordered: %v", ioError, found)
+		}
+	}
+}

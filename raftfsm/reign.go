@@ -271,12 +271,17 @@ func (d *decider) accounts(p *NodeView) {
 		return
 	}
 	var ackers, others []Account
+	denied := map[string]bool{} // there, and not with the password that we know
 	missing := func(as []Account) bool {
-		return slices.ContainsFunc(as, func(a Account) bool { return !slices.Contains(p.Report.Accounts, a.User) })
+		return slices.ContainsFunc(as, func(a Account) bool { return !slices.Contains(p.Report.Accounts, a.User) || denied[a.User] })
 	}
 	for _, m := range d.s.DataMembers() {
 		_, acker := d.s.Acker(m.ID)
 		account := Account{User: m.ReplicationUser(), Password: m.ReplicationPassword}
+		if n := d.v.Node(m.ID); d.fresh(n) && n.Report.Replica != nil {
+			r := n.Report.Replica
+			denied[account.User] = r.IOWanted && !r.IORunning && strings.Contains(r.IOError, "Access denied")
+		}
 		if n := d.v.Node(m.ID); m.ID != d.s.Primary && d.fresh(n) && d.mayBeTold(n) && d.follows(n.Report, false) {
 			d.keep(Order{To: m.ID, Op: OpExclude}) // it is as it should be: only a token is to reach it
 		}
