@@ -23,12 +23,13 @@ func init() {
 			s.takenOver(st.Primary, at, 30*time.Second)
 			s.must(s.host(st.Primary).Free(lab.MySQLDisk))
 		}},
-		// MySQL looks for room once a minute.
-		{name: "data disks of all ackers full", direct: 5 * time.Second, well: 90 * time.Second, strike: func(s *scene, st api.Status) {
+		// MySQL looks for room once a minute, and appliers have to catch up with what
+		// was written without them.
+		{name: "data disks of all ackers full", direct: 5 * time.Second, well: 180 * time.Second, strike: func(s *scene, st api.Status) {
 			for _, r := range replicas(st) {
 				s.must(s.host(r).Fill(lab.MySQLDisk))
 			}
-			s.wait(15 * time.Second)
+			s.wait(8 * time.Second)
 			s.seen("status says %s", s.codes())
 			for _, r := range replicas(st) {
 				s.must(s.host(r).Free(lab.MySQLDisk))
