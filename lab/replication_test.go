@@ -118,7 +118,7 @@ func init() {
 			at := time.Now()
 			s.kill(st.Primary, lab.Mysqld)
 			s.takenOver(st.Primary, at, 20*time.Second)
-		}, known: "a candidate drains for as long as somebody's LOCK TABLES holds up its applier: nobody ends that session"},
+		}},
 		{name: "replication stopped by hand on a replica", direct: 2 * time.Second, vip: 2 * time.Second, strike: func(s *scene, st api.Status) {
 			s.exec(s.replica(st).Name, "STOP REPLICA")
 			s.wait(3 * time.Second)

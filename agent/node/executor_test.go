@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"os"
 	"testing"
@@ -102,6 +103,25 @@ func TestAbandonedStatementKills(t *testing.T) {
 		if a.OK || !b.md.did("Kill") {
 			t.Errorf("%+v, %s", a, b.md.effects())
 		}
+	})
+}
+
+// Clients that hold up a candidate's applier are ended; where it does not take long
+// nobody is.
+func TestPrepareEndsBlockers(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.up()
+		b.mustOrder(raftfsm.Order{Token: tok(1, 10, 1), Op: raftfsm.OpSeal})
+		b.mustOrder(raftfsm.Order{Token: tok(1, 10, 2), Op: raftfsm.OpPrepare})
+		if b.md.did("KillClients") {
+			t.Errorf("ended for nothing: %s", b.md.effects())
+		}
+		b.md.set(func(f *fakeMysqld) { f.hang["Drain"] = true })
+		ctx, cancel := context.WithTimeout(t.Context(), 2*drainPatience)
+		defer cancel()
+		go b.n.Execute(ctx, raftfsm.Order{Token: tok(1, 10, 3), To: "n1", Op: raftfsm.OpPrepare})
+		b.within(drainPatience+100*time.Millisecond, "clients ended", func() bool { return b.md.did("KillClients") })
+		<-ctx.Done()
 	})
 }
 

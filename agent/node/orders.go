@@ -11,8 +11,14 @@ import (
 	"ha/raftfsm"
 )
 
-// freshLook is what a look for the report before an opening may take.
-const freshLook = 200 * time.Millisecond
+const (
+	// freshLook is what a look for the report before an opening may take.
+	freshLook = 200 * time.Millisecond
+	// drainPatience is how long clients of a candidate may hold up its applier;
+	// drainAgain is when those are ended that came after.
+	drainPatience = time.Second
+	drainAgain    = 3 * time.Second
+)
 
 // carryOut is one order, its token stored and its turn come.
 func (n *Node) carryOut(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) error {
@@ -59,7 +65,9 @@ func (n *Node) prepare(ctx context.Context, a *raftfsm.Answer) error {
 	if err := n.ensureUp(ctx); err != nil {
 		return err
 	}
+	stop := n.endBlockers(ctx)
 	executed, err := n.md.Drain(ctx)
+	stop()
 	if err != nil {
 		if errors.Is(err, mysqlctl.ErrApplier) {
 			a.ApplierError = err.Error()
@@ -72,6 +80,22 @@ func (n *Node) prepare(ctx context.Context, a *raftfsm.Answer) error {
 	}
 	a.Executed, a.Received, a.ServerUUID, a.Running = executed, st.Received, st.ServerUUID, true
 	return nil
+}
+
+// endBlockers ends the clients' sessions, again and again, where the applier takes
+// long: a LOCK TABLES or a transaction that somebody forgot may hold it up for ever,
+// and the cluster has no primary meanwhile.
+func (n *Node) endBlockers(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for wait := drainPatience; sleep(ctx, wait); wait = drainAgain {
+			n.log.Warn("the applier takes long: ending the clients' sessions, which may hold it up")
+			n.cutClients(ctx)
+		}
+	}()
+	return func() { cancel(); <-done }
 }
 
 // promote opens the server for writes. Read-only off is the last step, and is
