@@ -117,7 +117,7 @@ func TestPrepareEndsBlockers(t *testing.T) {
 			t.Errorf("ended for nothing: %s", b.md.effects())
 		}
 		b.md.set(func(f *fakeMysqld) { f.hang["Drain"] = true })
-		ctx, cancel := context.WithTimeout(t.Context(), 2*drainPatience)
+		ctx, cancel := context.WithTimeout(b.t.Context(), 2*drainPatience)
 		defer cancel()
 		if a := b.n.Execute(ctx, raftfsm.Order{Token: tok(1, 10, 3), To: "n1", Op: raftfsm.OpPrepare}); a.OK || !b.md.did("KillClients") {
 			t.Errorf("%+v, %s", a, b.md.effects())
