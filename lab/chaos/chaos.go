@@ -22,6 +22,8 @@ const (
 	// wellBound is how long a cluster may need to be well when nothing is wrong any
 	// more: a copy anew is in that, where a tail cannot be cut.
 	wellBound = 90 * time.Second
+	// writeBound is how long after that clients may need to find the virtual IP.
+	writeBound = 20 * time.Second
 	// answerBound is what a client of a hot row waits for an answer.
 	answerBound = 4 * time.Second
 )
@@ -125,9 +127,9 @@ func (c *chaos) round(ctx context.Context, s strike) error {
 		return fmt.Errorf("%s: %w", s.name(), err)
 	}
 	_, err = c.lab.AwaitHealthy(ctx, wellBound) // with the load on
-	gap := load.Gap(c.scene.Acks(func(server string) bool { return !c.scene.Direct(server) }), began, time.Now())
+	gap, gerr := c.outage(began)
 	v, verr := c.scene.Check(ctx, wellBound)
-	if err = errors.Join(err, verr); err != nil {
+	if err = errors.Join(err, gerr, verr); err != nil {
 		return fmt.Errorf("%s: %w", s.name(), err)
 	}
 	c.outages[s.name()] = append(c.outages[s.name()], gap)
@@ -138,6 +140,22 @@ func (c *chaos) round(ctx context.Context, s strike) error {
 		return err
 	}
 	return c.scene.Resume(ctx)
+}
+
+// outage is the longest that clients of the virtual IP waited since then. It waits
+// until they write again, as what has not ended would not be counted.
+func (c *chaos) outage(since time.Time) (time.Duration, error) {
+	vip := func(server string) bool { return !c.scene.Direct(server) }
+	from := time.Now()
+	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C {
+		acks := c.scene.Acks(vip)
+		if len(acks) > 0 && acks[len(acks)-1].At.After(from) {
+			return load.Gap(acks, since, time.Now()), nil
+		}
+		if time.Since(from) > writeBound {
+			return 0, fmt.Errorf("nobody writes through the virtual IP, %s after all was well", writeBound)
+		}
+	}
 }
 
 // strike begins a blow, or two, and gives what ends them after their time.
