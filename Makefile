@@ -9,7 +9,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover faults copies-all join bench-idle lab lab-fast lab-all chaos clean
+.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover bench-vip faults copies-all join bench-idle lab lab-fast lab-all chaos clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench-failover: deps ## how long clients wait when the primary dies
 
 bench-switchover: deps ## how long clients wait when the primary is switched over
 	go run ./bench/switchover
+
+bench-vip: deps ## how long clients of the virtual IP wait, from hosts of their own (root)
+	go run ./bench/vip
 
 ROUNDS ?= 10
 faults: deps ## every fault that one host can show, ROUNDS (10) times, and a death between any two steps

@@ -1,0 +1,178 @@
+// Command vip measures how long clients of the virtual IP wait when the primary's
+// mysqld is killed, at a switchover, and when its host loses power: in the lab, from
+// hosts of their own, with ARP caches. It looks for every row afterwards.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ha/agent/sandbox"
+	"ha/bench/load"
+	"ha/bench/stage"
+	"ha/lab"
+)
+
+const (
+	pace  = 5 * time.Millisecond // of each of two writers
+	bound = 60 * time.Second     // for a successor, and for the old primary to be back
+	after = 1500 * time.Millisecond
+)
+
+// event is something that moves the virtual IP.
+type event struct {
+	name             string
+	wantP50, wantMax time.Duration // what is promised; 0: nothing
+	do               func(ctx context.Context, h *lab.Host) error
+}
+
+var events = []event{
+	{"mysqld of the primary killed", 300 * time.Millisecond, 0, func(_ context.Context, h *lab.Host) error {
+		if h.Signal(lab.Mysqld, unix.SIGKILL) == 0 {
+			return fmt.Errorf("no mysqld on %s", h.Name)
+		}
+		return nil
+	}},
+	{"ha switchover", 150 * time.Millisecond, 0, func(ctx context.Context, h *lab.Host) error {
+		out, err := exec.CommandContext(ctx, "sh", "-c", h.Enter()+" -c 'ha switchover'").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("switchover: %w: %s", err, out)
+		}
+		return nil
+	}},
+	{"host of the primary without power", 2500 * time.Millisecond, 5 * time.Second, func(_ context.Context, h *lab.Host) error { return h.PowerOff() }},
+}
+
+func main() {
+	lab.Main()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vip:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	rounds := flag.Int("rounds", 20, "how often each happens")
+	flag.Parse()
+	if m := lab.Missing(); m != "" {
+		return fmt.Errorf("no lab can be made here: %s", m)
+	}
+	here, err := filepath.Abs("ha")
+	if err != nil {
+		return err
+	}
+	mysqld, err := sandbox.FindMysqld("", here)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "ha-lab-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	l, err := lab.Up(ctx, lab.Options{Hosts: 3, Clients: 2, Dir: dir, Mysqld: mysqld})
+	if err != nil {
+		return err
+	}
+	defer l.Down()
+	return measure(ctx, l, *rounds)
+}
+
+func measure(ctx context.Context, l *lab.Lab, rounds int) error {
+	var servers, writers []load.Server
+	for _, h := range l.Hosts {
+		servers = append(servers, load.Server{Name: h.Name, DSN: l.LocalDSN(h.Name)})
+	}
+	for _, c := range l.Clients {
+		writers = append(writers, load.Server{Name: lab.ViaVIP(c.Name), DSN: l.DSN(c.Name, lab.VIP, time.Second)})
+	}
+	if err := load.CreateTable(ctx, servers); err != nil {
+		return err
+	}
+	w, err := load.Start(ctx, writers, pace)
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	var errs []error
+	for _, e := range events {
+		var gaps []time.Duration
+		for range rounds {
+			gap, err := once(ctx, l, w, e)
+			if err != nil {
+				return fmt.Errorf("%s: %w", e.name, err)
+			}
+			gaps = append(gaps, gap)
+		}
+		p50, worst := stage.Percentile(gaps, 50), stage.Percentile(gaps, 100)
+		fmt.Printf("%s: %d times, clients of the virtual IP waited p50 %d ms p95 %d ms max %d ms\n", e.name, rounds,
+			p50.Milliseconds(), stage.Percentile(gaps, 95).Milliseconds(), worst.Milliseconds())
+		if p50 > e.wantP50 || e.wantMax > 0 && worst > e.wantMax {
+			errs = append(errs, fmt.Errorf("%s: too slow: p50 at most %s, max at most %s (0s: any)", e.name, e.wantP50, e.wantMax))
+		}
+	}
+	v, err := load.Check(ctx, servers, w.Stop(), nil, bound)
+	fmt.Println(v)
+	if err == nil && !v.OK() {
+		err = errors.New("rows were lost")
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// once has it happen to a healthy cluster and gives the longest time without an
+// acknowledged row around it.
+func once(ctx context.Context, l *lab.Lab, w *load.Load, e event) (time.Duration, error) {
+	st, err := l.AwaitHealthy(ctx, bound)
+	if err != nil {
+		return 0, err
+	}
+	h, err := l.Host(st.Primary)
+	if err != nil {
+		return 0, err
+	}
+	at := time.Now()
+	if err := e.do(ctx, h); err != nil {
+		return 0, err
+	}
+	if err := resumed(ctx, l, w, st.Primary); err != nil {
+		return 0, err
+	}
+	gap := load.Gap(w.Acks(), at.Add(-100*time.Millisecond), time.Now())
+	return gap, h.On()
+}
+
+// resumed waits until there is another primary and clients write for a while.
+func resumed(ctx context.Context, l *lab.Lab, w *load.Load, old string) error {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	var moved time.Time
+	for tick := time.NewTicker(20 * time.Millisecond); ; {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("clients do not write again (moved: %t): %w", !moved.IsZero(), ctx.Err())
+		case <-tick.C:
+		}
+		if moved.IsZero() {
+			if st, err := l.Status(ctx); err == nil && st.Primary != "" && st.Primary != old {
+				moved = time.Now()
+			}
+			continue
+		}
+		if acks := w.Acks(); len(acks) > 0 && acks[len(acks)-1].At.Sub(moved) > after {
+			return nil
+		}
+	}
+}
