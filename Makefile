@@ -51,7 +51,7 @@ bench-switchover: deps ## how long clients wait when the primary is switched ove
 	go run ./bench/switchover
 
 bench-vip: deps ## how long clients of the virtual IP wait, from hosts of their own (root)
-	go run ./bench/vip
+	go run ./bench/outage
 
 ROUNDS ?= 10
 faults: deps ## every fault that one host can show, ROUNDS (10) times, and a death between any two steps

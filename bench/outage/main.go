@@ -1,4 +1,4 @@
-// Command vip measures how long clients of the virtual IP wait when the primary's
+// Command outage measures how long clients of the virtual IP wait when the primary's
 // mysqld is killed, at a switchover, and when its host loses power: in the lab, from
 // hosts of their own, with ARP caches. It looks for every row afterwards.
 package main
@@ -59,7 +59,7 @@ func main() {
 	err := run(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "vip:", err)
+		fmt.Fprintln(os.Stderr, "outage:", err)
 		os.Exit(1)
 	}
 }
