@@ -348,6 +348,8 @@ func (d *decider) fill(p, n *NodeView, m Member) bool {
 	switch {
 	case !fit && !busy:
 		return false
+	case d.donates(m.ID): // of what it had
+		d.why("%s is empty and is being copied from", m.Name)
 	case busy && (!fit || cands[0].m.ID == d.s.Primary), len(d.s.Rebuilds) >= d.s.Policy.rebuildCap():
 		d.why("%s is empty and waits for a donor", m.Name)
 	case !d.harmless(m.ID): // it gets no account before
