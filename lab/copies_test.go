@@ -14,7 +14,11 @@ import (
 
 // What needs a network and disks to break in the middle of a copy; the other faults
 // of copies are in copies_test.go of the root.
-func TestCopies(t *testing.T) { strikeAll(t, "Copies") }
+// The other faults get another lab: this one has many rows to recover and compare.
+func TestCopies(t *testing.T) {
+	strikeAll(t, "Copies")
+	endShared()
+}
 
 // slowly is so slow that a fault comes in between, in bytes per second.
 const slowly = 12 << 20

@@ -144,14 +144,16 @@ func strike(t *testing.T, group string, f fault) {
 	if f.before != nil {
 		f.before(s, before)
 	}
+	// The last client is never cut off together with the primary.
+	viaVIP := func(server string) bool { return server == lab.ViaVIP(s.Clients[1].Name) }
+	s.writes("writers that know all servers", s.Direct)
+	s.writes("writers through the virtual IP", viaVIP)
 	at := time.Now()
 	f.strike(s, before)
 	s.must(s.Heal())
 	for _, h := range s.Hosts {
 		s.must(h.On())
 	}
-	// The last client is never cut off together with the primary.
-	viaVIP := func(server string) bool { return server == lab.ViaVIP(s.Clients[1].Name) }
 	s.writes("writers that know all servers", s.Direct)
 	s.writes("writers through the virtual IP", viaVIP)
 	r.Direct = load.Gap(s.Acks(s.Direct), at, time.Now())

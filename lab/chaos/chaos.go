@@ -118,6 +118,9 @@ func (c *chaos) round(ctx context.Context, s strike) error {
 	if err != nil {
 		return err
 	}
+	if err := c.written(); err != nil { // else an outage would have no beginning
+		return err
+	}
 	c.strikes++
 	c.watch.since()
 	began := time.Now()
@@ -127,7 +130,8 @@ func (c *chaos) round(ctx context.Context, s strike) error {
 		return fmt.Errorf("%s: %w", s.name(), err)
 	}
 	_, err = c.lab.AwaitHealthy(ctx, wellBound) // with the load on
-	gap, gerr := c.outage(began)
+	gerr := c.written()                         // what has not ended would not be counted
+	gap := load.Gap(c.viaVIP(), began, time.Now())
 	v, verr := c.scene.Check(ctx, wellBound)
 	if err = errors.Join(err, gerr, verr); err != nil {
 		return fmt.Errorf("%s: %w", s.name(), err)
@@ -142,18 +146,20 @@ func (c *chaos) round(ctx context.Context, s strike) error {
 	return c.scene.Resume(ctx)
 }
 
-// outage is the longest that clients of the virtual IP waited since then. It waits
-// until they write again, as what has not ended would not be counted.
-func (c *chaos) outage(since time.Time) (time.Duration, error) {
-	vip := func(server string) bool { return !c.scene.Direct(server) }
+// viaVIP is what clients of the virtual IP were told.
+func (c *chaos) viaVIP() []load.Ack {
+	return c.scene.Acks(func(server string) bool { return !c.scene.Direct(server) })
+}
+
+// written waits until clients of the virtual IP write.
+func (c *chaos) written() error {
 	from := time.Now()
 	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C {
-		acks := c.scene.Acks(vip)
-		if len(acks) > 0 && acks[len(acks)-1].At.After(from) {
-			return load.Gap(acks, since, time.Now()), nil
+		if acks := c.viaVIP(); len(acks) > 0 && acks[len(acks)-1].At.After(from) {
+			return nil
 		}
 		if time.Since(from) > writeBound {
-			return 0, fmt.Errorf("nobody writes through the virtual IP, %s after all was well", writeBound)
+			return fmt.Errorf("nobody writes through the virtual IP, %s after all was well", writeBound)
 		}
 	}
 }
