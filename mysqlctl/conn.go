@@ -206,6 +206,17 @@ func (p *pool) ready(ctx context.Context, n int) error {
 	return err
 }
 
+// closeFree closes the sessions that nobody uses now.
+func (p *pool) closeFree() {
+	p.mu.Lock()
+	free := p.free
+	p.free = nil
+	p.mu.Unlock()
+	for _, c := range free {
+		c.close()
+	}
+}
+
 func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true

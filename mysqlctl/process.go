@@ -222,7 +222,7 @@ func (s *Server) Kill(ctx context.Context) error {
 	return err
 }
 
-// Stop makes the server read-only, ends replication and shuts it down cleanly: 3 s,
+// Stop makes the server read-only, ends replication and shuts it down cleanly: 1 s,
 // up to 12 s with replicas attached. A clean shutdown answers OK to commits that
 // wait for an acknowledgement, so where one waits it refuses (ErrWaitingCommits);
 // the server is left running then, but may be read-only. Nothing to do if no
@@ -243,6 +243,10 @@ func (s *Server) Stop(ctx context.Context) error {
 	}
 	if err := s.StopApplier(ctx); err != nil { // else the shutdown waits a minute for half a transaction
 		return fmt.Errorf("stop mysqld: %w", err)
+	}
+	if p, err := s.connected(); err == nil { // mysqld gives each open connection 2 s to close by itself
+		p.closeFree()
+		s.emergency.reset(p)
 	}
 	if err := s.exec(ctx, "SHUTDOWN"); err != nil && !lostConnection(err) {
 		return fmt.Errorf("stop mysqld: %w", err)

@@ -253,6 +253,11 @@ func TestStopEndsCleanly(t *testing.T) {
 	if n.Alive() || !strings.Contains(n.Log(), "Shutdown complete") {
 		t.Error("no clean shutdown")
 	}
+	for line := range strings.Lines(n.Log()) {
+		if strings.Contains(line, "Forcing close") && strings.Contains(line, n.Config.Account.User) {
+			t.Errorf("it waited 2 s for a session of ours: %s", line)
+		}
+	}
 	must(t, n.Stop(ctx))
 }
 
