@@ -9,7 +9,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover bench-vip faults copies-all join bench-idle lab lab-fast lab-all chaos clean
+.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover bench-vip faults copies-all join bench-idle lab lab-fast lab-all chaos stress clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ lab-all: deps ## every fault of hosts, networks, disks and replication, or those
 MINUTES ?= 30
 chaos: deps ## MINUTES (30) of faults by chance from SEED (1), on 3 and 5 hosts and on 2 with a witness (root)
 	go run ./lab/chaos -minutes $(MINUTES) -seed $(SEED)
+
+stress: deps ## MINUTES (30) of busy processors, lost packets and stopped agents: nothing is failed over (root)
+	go test ./lab -count=1 -v -timeout 3h -run '^TestStress$$' -args -stress $(MINUTES)m
 
 clean: ## remove what was built, but not .deps
 	rm -rf ha artifacts
