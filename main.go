@@ -58,7 +58,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:   usageError,
 		Commands: []*cli.Command{
 			agentCommand(), statusCommand(), switchoverCommand(), failoverCommand(), pauseCommand(), resumeCommand(),
-			rebuildCommand(), removeCommand(), configCommand(), eventsCommand(), backupCommand(), stepDownCommand(), keygenCommand(), sandboxCommand(), versionCommand(),
+			rebuildCommand(), removeCommand(), configCommand(), eventsCommand(), backupCommand(), restoreCommand(), stepDownCommand(), keygenCommand(), sandboxCommand(), versionCommand(),
 		},
 	}
 	prepare(app.Commands)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ha/agent/api"
+	"ha/agent/backup"
 	"ha/agent/wire"
 	"ha/raftfsm"
 	"ha/xtra"
@@ -65,13 +66,19 @@ func foreignSchemas(dir string) []string {
 	return slices.DeleteFunc(all, func(name string) bool { return name == "ha" })
 }
 
+// restored says that `ha restore` has put the data there for a new cluster.
+func restored(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, backup.RestoredFile))
+	return err == nil
+}
+
 // found begins a new cluster with this node as its only member.
 func (a *Agent) found(ctx context.Context) error {
 	if id, named := clusterOfData(a.cfg.MySQL.DataDir); named {
 		return api.Refused("HA-NOT-EMPTY", "%s holds the data of cluster %s, and this agent's data dir is new: it does not found another cluster on them", a.cfg.MySQL.DataDir, orUnknown(id)).
 			WithHint("start it with --join and the address of an agent of that cluster")
 	}
-	if s := foreignSchemas(a.cfg.MySQL.DataDir); len(s) > 0 && !a.cfg.Found {
+	if s := foreignSchemas(a.cfg.MySQL.DataDir); len(s) > 0 && !a.cfg.Found && !restored(a.cfg.MySQL.DataDir) {
 		return api.Refused("HA-NOT-EMPTY", "%s holds schemas (%s) that did not come from ha", a.cfg.MySQL.DataDir, strings.Join(s, ", ")).
 			WithHint("to found a cluster on these data say so with --found; to join one give --join")
 	}

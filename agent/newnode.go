@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ha/agent/api"
+	"ha/agent/backup"
 	"ha/agent/node"
 	"ha/mysqlctl"
 	"ha/raftfsm"
@@ -35,12 +36,17 @@ func (a *Agent) newNode(s raftfsm.State) (nodeSide, error) {
 }
 
 func (a *Agent) mysqldConfig(password string) mysqlctl.Config {
-	m := a.cfg.MySQL
-	if len(a.cfg.VIPs) > 0 { // they are not on this host when it starts
+	return a.cfg.mysqld(a.serverID(), password)
+}
+
+// mysqld is how this node's server is run.
+func (c *Config) mysqld(serverID uint32, password string) mysqlctl.Config {
+	m := c.MySQL
+	if len(c.VIPs) > 0 { // they are not on this host when it starts
 		m.Host = "*"
 	}
 	return mysqlctl.Config{Mysqld: m.Mysqld, DataDir: m.DataDir, Socket: m.Socket, PidFile: m.PidFile, LogFile: m.LogFile,
-		Host: m.Host, Port: m.Port, ServerID: a.serverID(), User: m.User, DefaultsFile: m.DefaultsFile, Options: m.Options,
+		Host: m.Host, Port: m.Port, ServerID: serverID, User: m.User, DefaultsFile: m.DefaultsFile, Options: m.Options,
 		Account: mysqlctl.Account{User: agentAccount, Password: password}}
 }
 
@@ -75,7 +81,9 @@ func (a *Agent) keepMark() {
 	}
 	if err := os.WriteFile(path, []byte(a.cluster()+"\n"), 0o644); err != nil { //nolint:gosec // no secret; people may read it
 		a.log.Warn("cluster not named in the data dir", "path", path, "err", err)
+		return
 	}
+	_ = os.Remove(filepath.Join(dir, backup.RestoredFile)) // they are this cluster's now, and found no other
 }
 
 // markEvery is how often the file is looked at.

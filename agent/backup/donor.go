@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -63,15 +64,19 @@ type Donor struct {
 func (d *Donor) dir() string  { return filepath.Clean(d.Server.DataDir) + ".backup" }
 func (d *Donor) data() string { return filepath.Join(d.dir(), "data") }
 
-// throwaway is a server on the copy that nobody but this agent can reach, and that
-// touches no file of the real one.
+// throwaway is the server on the copy.
 func (d *Donor) throwaway() *mysqlctl.Server {
-	c := d.Server
-	c.DataDir, c.LogBin, c.Host, c.Port = d.data(), "", "", 0
-	c.Socket, c.PidFile, c.LogFile = d.Server.Socket+".backup", d.Server.PidFile+".backup", filepath.Join(d.dir(), "mysqld.log")
-	c.Options = append(append([]string{}, c.Options...), throwawayOptions...)
+	return private(d.Server, d.data(), filepath.Join(d.dir(), "mysqld.log"), ".backup", d.Log)
+}
+
+// private is a server on a copy of data that nobody but this process can reach, and
+// that touches no file of the real one: its socket and pid file have a suffix.
+func private(c mysqlctl.Config, data, log, suffix string, to *slog.Logger, more ...string) *mysqlctl.Server {
+	c.DataDir, c.LogBin, c.Host, c.Port = data, "", "", 0
+	c.Socket, c.PidFile, c.LogFile = c.Socket+suffix, c.PidFile+suffix, log
+	c.Options = slices.Concat(c.Options, throwawayOptions, more)
 	c.DieWithParent = true
-	return mysqlctl.New(c, d.Log)
+	return mysqlctl.New(c, to)
 }
 
 // throwawayOptions keep it to itself, and small.
