@@ -65,7 +65,8 @@ func (s *Scene) Check(ctx context.Context, bound time.Duration) (Verdict, error)
 	}
 	v.Late = s.late()
 	if err == nil && st.Primary != "" {
-		errs = append(errs, s.checkGTIDs(ctx, st), s.checkLeftovers(ctx), eventually(settleMost, func() error {
+		// A replica has a transaction before the primary has its acknowledgement.
+		errs = append(errs, eventually(settleMost, func() error { return s.checkGTIDs(ctx, st) }), s.checkLeftovers(ctx), eventually(settleMost, func() error {
 			// An acker that has a lot to catch up with leaves and enters again.
 			now, err := s.AwaitHealthy(ctx, settleMost)
 			if err != nil {

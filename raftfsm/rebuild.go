@@ -342,6 +342,9 @@ func (d *decider) fill(p, n *NodeView, m Member) bool {
 	if acker || !r.Blank || !r.Position().IsEmpty() || r.ClusterOnDisk != "" || p.Report.DataSize < fillFrom || m.RebuildsFailed >= maxRebuilds {
 		return false
 	}
+	if _, ok := d.s.Wish(m.ID); ok { // a person has said from whom, who may have to wait
+		return false
+	}
 	cands := d.donors(m, Wish{Recipient: m.ID})
 	fit := len(cands) > 0 && cands[0].no.Code == ""
 	busy := slices.ContainsFunc(cands, func(c donor) bool { return c.no.Code == CodeDonorBusy })

@@ -164,6 +164,7 @@ func (s *Sim) upgrade() error {
 	if w.chance(50) {
 		id = w.order[w.rng.IntN(len(w.order))]
 	}
+	w.Run(1000) // it may have been away just now: let it have its lease renewed
 	epoch, from := w.machine.State.Epoch, len(w.rows)
 	w.KillAgent(id)
 	w.Run(w.jitter(50, 3000))
