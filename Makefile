@@ -9,7 +9,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover bench-vip faults copies-all join bench-idle lab lab-fast lab-all chaos stress clean
+.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover bench-vip faults copies-all join bench-rebuild bench-idle lab lab-fast lab-all chaos stress clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ copies-all: deps ## every fault in the middle of a copy, at 10, 50 and 90 %, and
 	go test ./lab -count=1 -v -timeout 1h -run '^TestCopies$$' -args -all
 
 SIZE ?= 5
+bench-rebuild: deps ## ha rebuild of SIZE (5) GB beside a script with CLONE, and what clients notice of it
+	go run ./bench/rebuild -size $(SIZE)
+
 join: deps ## empty hosts join a cluster with SIZE (5) GB under load: how long until they acknowledge
 	HA_JOIN_GB=$(SIZE) go test . -count=1 -v -timeout 1h -run 'TestEmptyHostsJoin'
 
