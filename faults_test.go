@@ -565,6 +565,20 @@ func (e *e2e) settings(st api.Status) {
 	}
 }
 
+// removeKept does what a person does after some errant transactions: a node keeps so
+// many copies of what nobody else has, and is not rebuilt any more then.
+func (e *e2e) removeKept() {
+	e.Helper()
+	for _, n := range e.Nodes {
+		kept, _ := filepath.Glob(filepath.Join(e.NodeDir(n.Name), "data.kept-*"))
+		for _, dir := range kept {
+			if err := os.RemoveAll(dir); err != nil {
+				e.Fatal(err)
+			}
+		}
+	}
+}
+
 // TestFaults strikes with each fault in turn, under load. HA_FAULT_ROUNDS is how
 // often (1), HA_FAULT_ONLY those whose names match.
 func TestFaults(t *testing.T) {
@@ -578,6 +592,7 @@ func TestFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	for round := range rounds {
+		e.removeKept()
 		for _, f := range faults {
 			if !only.MatchString(f.name) {
 				continue
