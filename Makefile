@@ -23,8 +23,8 @@ build: deps ## build ./ha, one static binary
 check: deps ## gofmt, go vet, golangci-lint
 	@scripts/test.sh check
 
-test: deps ## all tests: check, pure, race, real (on real MySQL servers)
-	@scripts/test.sh check pure race real
+test: deps ## all tests: check, pure, race, real (on real MySQL servers), chaos
+	@scripts/test.sh check pure race real chaos
 
 race: deps ## the race detector over the packages that need no mysqld
 	@scripts/test.sh race

@@ -7,7 +7,7 @@
 #   pure   every test that needs no mysqld (go test -short)
 #   race   the same with the race detector
 #   real   the tests that start mysqld; they skip themselves with -short
-#   chaos  two minutes of faults by chance, of one seed
+#   chaos  two minutes of faults by chance, of one seed (root)
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export HA_MYSQLD=${HA_MYSQLD:-$PWD/.deps/mysql/bin/mysqld}
