@@ -487,6 +487,17 @@ func (t *task) position(running bool) {
 	t.ans.Executed, t.ans.Received, t.ans.ServerUUID, t.ans.Running = m.executed, m.received, m.uuid, running
 }
 
+// positionOfLiving answers what SQL says: nothing of a server that has died meanwhile,
+// which holds more in its binary log than its engine has synced.
+func (t *task) positionOfLiving() {
+	if !t.a.md.usable() {
+		t.fail(raftfsm.CodeFailed, "mysqld died")
+		return
+	}
+	t.position(true)
+	t.ok()
+}
+
 func (t *task) offline() {
 	m := t.a.md
 	t.ans.Executed, t.ans.Received, t.ans.ServerUUID, t.ans.Running = m.executed.Union(m.loggedS), gtid.Set{}, m.uuid, false
@@ -511,10 +522,7 @@ func (t *task) seal() {
 		t.readOnly(func() {
 			a.armed = false
 			m.stopIO()
-			t.later(func() {
-				t.position(true)
-				t.ok()
-			})
+			t.later(func() { t.positionOfLiving() })
 		}, func() {
 			a.killMysqld()
 			a.armed = false
@@ -543,10 +551,7 @@ func (t *task) sealGently() {
 		}
 		a.armed = false
 		m.stopIO()
-		t.later(func() {
-			t.position(true)
-			t.ok()
-		})
+		t.later(func() { t.positionOfLiving() })
 	}, func() {
 		m.killSet()
 		t.fail(raftfsm.CodeBlocked, "commits wait")
@@ -569,15 +574,10 @@ func (t *task) sealReplica() {
 				m.stopIO()
 			}
 			t.later(func() { // read after the stop
-				if !m.usable() {
-					t.fail(raftfsm.CodeFailed, "mysqld died")
-					return
-				}
-				t.position(true)
 				if m.broken {
 					t.ans.ApplierError = "1062"
 				}
-				t.ok()
+				t.positionOfLiving()
 			})
 		}, func() { m.kill(); t.seal() })
 	})
