@@ -21,7 +21,7 @@ func (d *decider) reign() {
 		case d.s.Policy.Paused:
 			d.why("paused; would fail over: %s", why)
 		case !dead && wait > 0:
-			d.why("%s; it took over only a moment ago, waiting for %s", why, wait)
+			d.why("%s; it took over only a moment ago, waiting for %s", why, wait.Truncate(time.Second)+time.Second)
 			d.recheck(wait)
 		default:
 			d.commit(Command{Kind: CmdRevoke, Epoch: d.s.Epoch, Why: why})
@@ -67,7 +67,7 @@ func (d *decider) coolDown() time.Duration {
 const mysqldGone = "mysqld of "
 
 // trigger says why the primary has to be replaced (section 7); empty: not. dead
-// says that its mysqld has ended for sure.
+// says that it does nothing for clients any more, nor will.
 func (d *decider) trigger(p *NodeView) (why string, dead bool) {
 	name := d.name(d.s.Primary)
 	r := p.Report
@@ -90,8 +90,8 @@ func (d *decider) trigger(p *NodeView) (why string, dead bool) {
 	case !d.closable():
 		d.why("%s, and its epoch cannot be closed: start %s", silent, d.wouldClose(d.liveAckers()))
 		return "", false
-	case !hears:
-		return silent + ", by its replicas neither", false
+	case !hears: // none of its commits is acknowledged: for long it might as well be dead
+		return silent + ", by its replicas neither", p.Age > 2*d.s.Policy.DeadAfter
 	case p.Age > d.s.Policy.Lease+FenceSlack:
 		return silent + " for longer than its lease", true // it is fenced, or has no agent
 	}

@@ -195,7 +195,7 @@ func (d *decider) required(f []sealed) requirement {
 	byAckers := d.s.Floor
 	for _, x := range f {
 		if _, acker := d.s.Acker(x.m.ID); acker {
-			byAckers = byAckers.Union(x.a.Position().Minus(ownTail(x.a, d.s.Floor)))
+			byAckers = byAckers.Union(x.a.Position().Minus(d.formerTail(x.a)))
 		}
 		if x.m.ID == d.s.Primary || d.s.Primary == "" && x.m.ID == d.s.Founder {
 			out = append(out, d.s.Floor.Union(x.a.Position()))
@@ -207,10 +207,17 @@ func (d *decider) required(f []sealed) requirement {
 	return out
 }
 
-// ownTail is what a server wrote itself in a reign of its own and the floor does not
-// hold: nobody acknowledged it then, and it acknowledged it to nobody since.
-func ownTail(a *Answer, floor gtid.Set) gtid.Set {
-	return a.Executed.Only(a.ServerUUID).Minus(floor).Minus(a.Received)
+// formerTail is what a server has of its own or another's earlier reign and the floor
+// does not hold. Nobody acknowledged it then: the one who opened next would have had it.
+// Nor since: the present primary does not have it either.
+func (d *decider) formerTail(a *Answer) gtid.Set {
+	tail := a.Executed.Only(a.ServerUUID).Minus(a.Received)
+	for _, r := range d.s.History {
+		if r.UUID != d.s.PrimaryUUID {
+			tail = tail.Union(a.Position().Only(r.UUID))
+		}
+	}
+	return tail.Minus(d.s.Floor)
 }
 
 // candidates gives those that may be promoted, best first. Where a loss was accepted

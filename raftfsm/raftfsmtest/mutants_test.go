@@ -57,7 +57,7 @@ var mutants = []mutant{
 		{"revoke.go", " && !slices.Contains(d.s.Targets, candidate) {", " {"}}},
 
 	// R2, candidate.
-	{name: "candidate need not hold what the ackers hold", changes: []change{{"revoke.go", "			byAckers = byAckers.Union(x.a.Position().Minus(ownTail(x.a, d.s.Floor)))", "			_ = x"}}},
+	{name: "candidate need not hold what the ackers hold", changes: []change{{"revoke.go", "			byAckers = byAckers.Union(x.a.Position().Minus(d.formerTail(x.a)))", "			_ = x"}}},
 	{name: "floor ignored", profile: "double", changes: []change{
 		{"revoke.go", "	byAckers := d.s.Floor\n", "	byAckers := gtid.Set{}\n"},
 		{"revoke.go", "out = append(out, d.s.Floor.Union(x.a.Position()))", "out = append(out, x.a.Position())"},
