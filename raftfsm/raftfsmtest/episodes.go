@@ -40,6 +40,7 @@ var profiles = []struct {
 	{"quiet", []int{2, 3, 4}, 0, 40, nil},
 	{"loss", []int{3, 4}, 3000, 40, map[string]int{"allow": 3, "tail": 3, "away": 2, "host": 1, "switchover": 1}},
 	{"copies", []int{3, 4, 4}, 2500, 40, map[string]int{"rebuild": 8, "tail": 2, "allow": 2, "switchover": 1, "mysqld": 1, "agent": 1, "lead": 1, "step": 1, "reinit": 1, "freeze": 1}},
+	{"astray", []int{3}, 15000, 40, map[string]int{"astray": 6, "allow": 1, "tail": 1, "lead": 1}},
 	{"late", []int{3, 4}, 3000, 40, map[string]int{"again": 8, "sleeper": 2, "away": 4, "lead": 2, "trap": 2, "killP": 1, "drop": 1, "agent": 1}},
 }
 
@@ -60,6 +61,9 @@ func Generate(seed uint64, profile string) (Schedule, string) {
 	g.members = n
 	if n == 2 || g.chance(10) {
 		g.s.Witness = []raftfsm.NodeID{"w"}
+	}
+	if p.mix["astray"] > 0 { // two data hosts may be away
+		g.s.Witness = []raftfsm.NodeID{"v", "w"}
 	}
 	if p.mix["leave"] > 0 && g.chance(50) {
 		g.s.Spare = []raftfsm.NodeID{"e"}
@@ -157,7 +161,7 @@ func (g *generator) hit(who string) string {
 
 // episodeOrder keeps a seed's choice the same.
 var episodeOrder = []string{"mysqld", "killP", "agent", "host", "cut", "lag", "slow", "lead", "drop", "trap", "again", "freeze", "step",
-	"double", "narrow", "deaf", "away", "leave", "acks", "switchover", "failover", "policy", "tail", "back", "allow", "ghost", "reinit", "sleeper", "stale", "rebuild"}
+	"double", "narrow", "deaf", "away", "leave", "acks", "switchover", "failover", "policy", "tail", "back", "allow", "ghost", "reinit", "sleeper", "stale", "rebuild", "astray"}
 
 var episodes = map[string]func(g *generator){
 	"mysqld": func(g *generator) {
@@ -451,6 +455,25 @@ var episodes = map[string]func(g *generator){
 		g.on(g.t, "sent:promote", 1, 0, "trap order seal it lose 0 for 9000")
 		g.on(g.t, "sent:promote", 1, g.span(200, 9000), "thaw agent it")
 		g.at(g.t+g.span(1000, 9000), "start F")
+	},
+	"astray": func(g *generator) { // an async primary goes away with rows of the reign before it, and those are given up
+		g.at(g.t, "kill host %s", g.replica())
+		g.burst(g.t+g.span(0, 1500), 2) // another one acknowledges them
+		dead := g.t + g.span(2500, 5000)
+		for _, id := range g.s.Nodes {
+			g.at(dead, "lag %s", id)
+			g.at(dead+20, "catchup %s", id)
+		}
+		g.burst(dead+2, 2) // nobody does
+		g.on(dead+18, "commit:promote", 1, g.span(0, 500), "isolate P")
+		g.at(dead+19, "kill host P")
+		back := dead + g.span(2500, 6000)
+		for _, id := range g.s.Nodes {
+			g.at(back, "start %s", id)
+		}
+		back += g.span(500, 5000)
+		g.at(back, "failover any allow")
+		g.on(back, "commit:settle", 1, 0, "reinit F") // its disk is lost too
 	},
 	"rebuild": func(g *generator) { // asked for, often canceled or hit at one of its steps
 		who := g.of(g.replica(), string(g.node()))

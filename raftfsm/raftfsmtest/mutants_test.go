@@ -88,7 +88,7 @@ var mutants = []mutant{
 		{"acks.go", "if carriedOut(d.give(Order{To: d.s.Primary, Op: OpBarrier, Allowed: uuids(rest)})) == nil {", "if false {"}}},
 	{name: "flag off without a restart of the receiver", agents: "flag-without-restart", profile: "members"},
 	{name: "a server that hangs is harmless", profile: "frozen", changes: []change{{"reign.go", "n.Report.Mysqld != MysqldHung && ", ""}}},
-	{name: "let in while an order to acknowledge is under way", profile: "frozen", changes: []change{{"reign.go", " && !d.mayBeTold(n)\n", "\n"}}},
+	{name: "let in while an order to acknowledge is under way", profile: "late", changes: []change{{"reign.go", " && !d.mayBeTold(n)\n", "\n"}}},
 	{name: "rebuilt though it may acknowledge", profile: "return", changes: []change{{"reign.go", "	case !d.harmless(m.ID): // nobody", "	case false: // nobody"}}},
 	{name: "let in while a copy may be put in place", profile: "copies", changes: []change{{"acks.go", "	if r.Rebuild.underWay() {", "	if false {"}}},
 	{name: "old data removed with the swap", agents: "old-data-removed", profile: "copies"},
@@ -117,7 +117,7 @@ var mutants = []mutant{
 		{"reign.go", "	return reigned && !lossy &&", "	_ = lossy\n	return reigned &&"}}},
 	{name: "cut with a tail that is not transactional", agents: "cut-lasting", profile: "return"},
 	{name: "rebuilt after a lossy reign", agents: "old-data-removed", profile: "loss", changes: []change{{"rebuild.go", "	_, lossy := d.lossySince(uuid)\n	return lossy\n", "	return false\n"}}},
-	{name: "a loss takes no rows of earlier reigns", profile: "loss", changes: []change{{"reign.go", "		lossy = lossy || r.Lossy\n", "		lossy = r.Lossy\n"}}},
+	{name: "a loss takes no rows of earlier reigns", profile: "astray", changes: []change{{"reign.go", "		lossy = lossy || r.Lossy\n", "		lossy = r.Lossy\n"}}},
 
 	// Facts of MySQL.
 	{name: "both threads stopped for CHANGE", agents: "both-threads-stopped"},
