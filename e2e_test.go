@@ -220,8 +220,8 @@ func TestAgentsKilled(t *testing.T) {
 	})
 	took := time.Since(at)
 	t.Logf("coordinator replaced after %v", took.Round(time.Millisecond))
-	if took > 1500*time.Millisecond {
-		t.Errorf("the coordinator was replaced after %v, more than 1.5 s", took)
+	if took > 3*time.Second { // up to 1.2 s until it is missed, and once more where two stand for election
+		t.Errorf("the coordinator was replaced after %v, more than 3 s", took)
 	}
 	unnoticed("agent of the coordinator killed", at)
 	e.start(coordinator)
