@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,24 +31,20 @@ type runningAgent struct {
 	done chan error
 }
 
-// testAddr gives a free loopback address, TCP and UDP.
+var testHosts atomic.Uint32
+
+// testAddr gives a free loopback address, TCP and UDP, at a host that no other has:
+// at 127.0.0.1 a port found free may be the next one that an outgoing connection gets.
 func testAddr(t *testing.T) string {
 	t.Helper()
-	for range 50 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := l.Addr().String()
-		p, err := net.ListenPacket("udp", addr)
-		l.Close()
-		if err == nil {
-			p.Close()
-			return addr
-		}
+	i := testHosts.Add(1)
+	host := fmt.Sprintf("127.%d.%d.%d", 100+os.Getpid()%100, i/250, 1+i%250)
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no port is free for both TCP and UDP")
-	return ""
+	defer l.Close()
+	return l.Addr().String()
 }
 
 func witness(t *testing.T, name, addr string, join ...string) Config {
@@ -130,11 +127,16 @@ func oneCluster(t *testing.T, agents []*runningAgent, n int) string {
 	eventually(t, 30*time.Second, fmt.Sprintf("one cluster of %d", n), func() (bool, string) {
 		var leader string
 		cluster = ""
+		var all []looked
 		for _, a := range agents {
 			st, err := a.look()
-			if err != nil {
-				return false, err.Error()
+			if err != nil { // an agent that ended does not come back
+				t.Fatal(err)
 			}
+			all = append(all, st)
+		}
+		for i, a := range agents {
+			st := all[i]
 			if cluster == "" {
 				cluster, leader = st.cluster, st.leader
 			}

@@ -88,8 +88,13 @@ func (s *Server) startArgs(d dialect, initFile string) []string {
 		args = append(args, "--port="+strconv.Itoa(c.Port))
 	}
 	if !d.atLeast(8, 0, 0) { // files are not crash-safe; later versions know tables only
-		args = append(args, "--master-info-repository=TABLE", "--relay-log-info-repository=TABLE")
-	} else if name := s.persisted(); name != "" {
+		return append(args, "--master-info-repository=TABLE", "--relay-log-info-repository=TABLE")
+	}
+	// A server whose disk lost its last rows gets them back from the others: its own
+	// server_id is on them, and by default the receiver would leave them out for ever.
+	// 5.7 does not start with this and log_slave_updates.
+	args = append(args, "--replicate-same-server-id=ON")
+	if name := s.persisted(); name != "" {
 		s.log.Warn("mysqld-auto.cnf is not read", "why", "it sets "+name)
 		args = append(args, "--persisted-globals-load=OFF")
 	}

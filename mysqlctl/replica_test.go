@@ -210,6 +210,22 @@ func TestFollowRepointsUnderLoadAndLosesNothing(t *testing.T) {
 	sameRows(t, p, b, c)
 }
 
+// A server that lost its last rows, as with a disk that failed under it, gets them back
+// from those that received them, though it wrote them itself.
+func TestFollowBringsBackRowsThatTheServerWroteItself(t *testing.T) {
+	nodes := mysqltest.Start(t, 2)
+	p, r := mysqltest.Primary(t, 0, nodes...), nodes[1]
+	ctx := mysqltest.Ctx(t, time.Minute)
+	const id = "SELECT @@GLOBAL.server_id"
+	mine := p.Value(id)
+	p.App.SetMaxIdleConns(0) // a session has the server_id of its beginning
+	p.Exec("SET GLOBAL server_id = " + r.Value(id))
+	must(t, p.Insert(ctx, "written by the other one"))
+	p.Exec("SET GLOBAL server_id = " + mine)
+	must(t, p.Insert(ctx, "after it"))
+	sameRows(t, p, r)
+}
+
 func TestFollowKeepsWhatWasReceivedWithBothThreadsStopped(t *testing.T) {
 	nodes := mysqltest.Start(t, 3)
 	p, b, r := mysqltest.Primary(t, 1, nodes...), nodes[1], nodes[2]

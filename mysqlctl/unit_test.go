@@ -50,6 +50,9 @@ func TestDialects(t *testing.T) {
 		if !slices.Contains(args, c.updates) {
 			t.Errorf("%s: %s is not in %q", c.version, c.updates, args)
 		}
+		if own := slices.Contains(args, "--replicate-same-server-id=ON"); own != d.atLeast(8, 0, 0) {
+			t.Errorf("%s: rows of its own server_id: %v", c.version, own)
+		}
 		for _, pair := range [][2]string{{d.startReceiver(), c.start}, {change(d), c.change}, {d.showReplica(), c.show}, {d.showBinlog(), c.binlog}, {d.resetBinlogs(), c.reset},
 			{d.semiSource(), c.enabled}, {d.waitCount(), c.count}, {d.waitNoReplica(), c.wait}, {d.plugins(), c.plugins}} {
 			if pair[0] != pair[1] {
