@@ -109,6 +109,7 @@ func (f *failover) run() {
 	primary.db.crash()
 
 	returned := false
+	var after raftfsm.State // what the coordinator knew that perhaps dies right then
 	b.within(time.Minute, fmt.Sprintf("a settled primary (%d)", f.at), func() (bool, string) {
 		f.mu.Lock()
 		victim, died := f.victim, f.died
@@ -122,6 +123,7 @@ func (f *failover) run() {
 		if c == nil {
 			return false, "nobody coordinates"
 		}
+		after = s
 		rows := b.acked(began)
 		return s.Epoch > before.Epoch && s.Phase == raftfsm.PhaseSettled && len(rows) > 0 && rows[len(rows)-1].at > b.now()-100*time.Millisecond,
 			fmt.Sprintf("epoch %d %s, primary %s, k %d, ackers %v, %d rows since; %s", s.Epoch, s.Phase, s.Name(s.Primary), s.K, ackNames(&s), len(rows), c.doing())
@@ -132,7 +134,6 @@ func (f *failover) run() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 
-	_, after := b.coordinator()
 	f.epochs, f.next = after.Epoch-before.Epoch, after.Name(after.Primary)
 	b.checkRows(b.byID(after.Primary))
 	if f.victim != nil && !returned {
