@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -12,7 +13,7 @@ import (
 // Apply has the group commit cmd and returns its index and what the FSM answered. Errors are
 // [ErrNotLeader] and [ErrOutcomeUnknown]; the context's deadline bounds the wait.
 func (n *Node) Apply(ctx context.Context, cmd []byte) (index uint64, resp any, err error) {
-	f, err := wait(ctx, func() raft.ApplyFuture { return n.raft.Apply(cmd, enqueueTimeout(ctx)) })
+	f, err := wait(ctx, n.stop, func() raft.ApplyFuture { return n.raft.Apply(cmd, enqueueTimeout(ctx)) })
 	n.watchTransfer(err)
 	switch {
 	case err == nil:
@@ -27,7 +28,7 @@ func (n *Node) Apply(ctx context.Context, cmd []byte) (index uint64, resp any, e
 // Barrier returns when the FSM has seen everything that was committed before. Call it once after
 // winning leadership. Errors as for [Node.Apply].
 func (n *Node) Barrier(ctx context.Context) error {
-	_, err := wait(ctx, func() raft.Future { return n.raft.Barrier(enqueueTimeout(ctx)) })
+	_, err := wait(ctx, n.stop, func() raft.Future { return n.raft.Barrier(enqueueTimeout(ctx)) })
 	n.watchTransfer(err)
 	return err
 }
@@ -35,7 +36,7 @@ func (n *Node) Barrier(ctx context.Context) error {
 // VerifyLeader asks a majority whether this node still leads. [ErrNotLeader] says that it does not,
 // [ErrOutcomeUnknown] that they did not answer in time.
 func (n *Node) VerifyLeader(ctx context.Context) error {
-	_, err := wait(ctx, n.raft.VerifyLeader)
+	_, err := wait(ctx, n.stop, n.raft.VerifyLeader)
 	if errors.Is(err, raft.ErrLeadershipLost) {
 		return fmt.Errorf("%w: %w", ErrNotLeader, raft.ErrLeadershipLost)
 	}
@@ -53,8 +54,9 @@ func enqueueTimeout(ctx context.Context) time.Duration {
 }
 
 // wait starts something in Raft and waits for it, but not beyond ctx: Raft's own waits have no end, and
-// even starting can block when its main loop stands still.
-func wait[F raft.Future](ctx context.Context, start func() F) (F, error) {
+// even starting can block when its main loop stands still. What has been started is given up when
+// stopped is closed.
+func wait[F raft.Future](ctx context.Context, stopped chan struct{}, start func() F) (F, error) {
 	type result struct {
 		f   F
 		err error
@@ -62,6 +64,7 @@ func wait[F raft.Future](ctx context.Context, start func() F) (F, error) {
 	done := make(chan result, 1)
 	go func() {
 		f := start()
+		endWith(f, stopped)
 		done <- result{f, f.Error()}
 	}()
 	select {
@@ -70,6 +73,19 @@ func wait[F raft.Future](ctx context.Context, start func() F) (F, error) {
 	case <-ctx.Done():
 		var none F
 		return none, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
+	}
+}
+
+// endWith has the future's Error return once stopped is closed. Raft that shuts down forgets the futures
+// that are in its queues (hashicorp/raft issue 498); what it has against that, a channel in each future,
+// it sets in few of them, and nothing but reflection reaches it from here.
+func endWith(f raft.Future, stopped chan struct{}) {
+	v := reflect.Indirect(reflect.ValueOf(f))
+	if v.Kind() != reflect.Struct {
+		return
+	}
+	if ch := v.FieldByName("ShutdownCh"); ch.CanSet() {
+		ch.Set(reflect.ValueOf(stopped))
 	}
 }
 

@@ -27,7 +27,7 @@ func (n *Node) Servers() []Server {
 // membership it works on the leader only and returns when the change is committed; errors are
 // [ErrNotLeader], [ErrOutcomeUnknown], or Raft's reason to refuse.
 func (n *Node) AddNonvoter(ctx context.Context, id, addr string) error {
-	_, err := wait(ctx, func() raft.IndexFuture {
+	_, err := wait(ctx, n.stop, func() raft.IndexFuture {
 		return n.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(addr), 0, enqueueTimeout(ctx))
 	})
 	return err
@@ -36,7 +36,7 @@ func (n *Node) AddNonvoter(ctx context.Context, id, addr string) error {
 // Promote gives a member its vote, or adds one with a vote. It counts at once, so the member should have
 // caught up before.
 func (n *Node) Promote(ctx context.Context, id, addr string) error {
-	_, err := wait(ctx, func() raft.IndexFuture {
+	_, err := wait(ctx, n.stop, func() raft.IndexFuture {
 		return n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), 0, enqueueTimeout(ctx))
 	})
 	return err
@@ -44,7 +44,7 @@ func (n *Node) Promote(ctx context.Context, id, addr string) error {
 
 // Demote takes a member's vote away; it stays a member.
 func (n *Node) Demote(ctx context.Context, id string) error {
-	_, err := wait(ctx, func() raft.IndexFuture {
+	_, err := wait(ctx, n.stop, func() raft.IndexFuture {
 		return n.raft.DemoteVoter(raft.ServerID(id), 0, enqueueTimeout(ctx))
 	})
 	return err
@@ -52,7 +52,7 @@ func (n *Node) Demote(ctx context.Context, id string) error {
 
 // Remove takes a member out of the group. It is not told: it must ask others for the configuration.
 func (n *Node) Remove(ctx context.Context, id string) error {
-	_, err := wait(ctx, func() raft.IndexFuture {
+	_, err := wait(ctx, n.stop, func() raft.IndexFuture {
 		return n.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout(ctx))
 	})
 	return err
@@ -68,7 +68,7 @@ func (n *Node) TransferLeadership(ctx context.Context, id, addr string) error {
 	if err := n.peers.answers(raft.ServerID(id)); err != nil {
 		return err
 	}
-	_, err := wait(ctx, func() raft.Future {
+	_, err := wait(ctx, n.stop, func() raft.Future {
 		return n.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(addr))
 	})
 	n.watchTransfer(err)

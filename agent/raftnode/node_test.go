@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -216,6 +217,23 @@ func TestShutdownTellsLeadership(t *testing.T) {
 		if _, _, err := a.Apply(ctxFor(t, time.Second), nil); !errors.Is(err, ErrOutcomeUnknown) {
 			t.Errorf("Apply: %v", err)
 		}
+	})
+}
+
+// What Raft has in a queue when it is shut down gets an answer too: a bubble does not end
+// while somebody waits for one.
+func TestShutdownLeavesNobodyWaiting(t *testing.T) {
+	inBubble(t, func(t *testing.T, g *group) {
+		g.found("a")
+		a := g.nodes["a"]
+		<-a.Leadership()
+		var wg sync.WaitGroup
+		for range 300 {
+			wg.Go(func() { _ = a.VerifyLeader(t.Context()) })
+			wg.Go(func() { _, _, _ = a.Apply(t.Context(), []byte("x")) })
+		}
+		g.stop("a")
+		wg.Wait()
 	})
 }
 
