@@ -75,7 +75,9 @@ func run(ctx context.Context) error {
 			out.WriteString(c.report(*seed))
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w (seed %d)", l.name, err, *seed))
+			err = fmt.Errorf("%s: %w (seed %d)", l.name, err, *seed)
+			errs = append(errs, err)
+			fmt.Printf("FAILED: %v\n", err)
 		}
 		if c != nil {
 			c.end(err != nil)
