@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -70,6 +71,9 @@ func lose(losses func(targets) []lab.Loss) func(context.Context, *chaos, targets
 func primary(t targets) *lab.Host     { return t.primary }
 func replica(t targets) *lab.Host     { return t.replica }
 func coordinator(t targets) *lab.Host { return t.coordinator }
+
+// onDisk is what the names of blows to a disk begin with.
+const onDisk = "disk of the primary"
 
 // blows are all that chaos knows.
 var blows = []blow{
@@ -179,11 +183,22 @@ func sequence(seed uint64) func() strike {
 		alone = alone[1:]
 		s := strike{first: b, lasts: span(b.lasts)}
 		if r.IntN(5) < 2 {
-			s.second = &blows[r.IntN(len(blows))]
+			s.second = other(b, r)
 			s.after = time.Duration(r.Int64N(int64(s.lasts)))
 			s.secondLasts = span(s.second.lasts)
 		}
 		return s
+	}
+}
+
+// other chooses what overlaps with a blow. A disk that is struck already bears no second
+// one: who fills a disk that hangs hangs with it.
+func other(b *blow, r *rand.Rand) *blow {
+	for {
+		o := &blows[r.IntN(len(blows))]
+		if !strings.HasPrefix(b.name, onDisk) || !strings.HasPrefix(o.name, onDisk) {
+			return o
+		}
 	}
 }
 

@@ -21,6 +21,9 @@ func TestSequence(t *testing.T) {
 		seen[x.first.name]++
 		if x.second != nil {
 			pairs++
+			if strings.HasPrefix(x.first.name, onDisk) && strings.HasPrefix(x.second.name, onDisk) {
+				t.Errorf("%s at once", x.name())
+			}
 		}
 		if x.lasts < x.first.lasts[0] || x.lasts > x.first.lasts[1] || x.after > x.lasts {
 			t.Errorf("%+v", x)
