@@ -169,7 +169,9 @@ func (e *e2e) signal(node, kind string, sig unix.Signal) {
 		}
 	}
 	if sig == unix.SIGTERM {
-		e.eventually(30*time.Second, kind+" of "+node+" gone", func() (bool, string) {
+		// As long as systemd: an applier that has half of a transaction waits for up to
+		// 60 s for the rest, which a receiver that has ended does not bring.
+		e.eventually(90*time.Second, kind+" of "+node+" gone", func() (bool, string) {
 			left := e.PIDs(node, kind)
 			return len(left) == 0, fmt.Sprint(left)
 		})
