@@ -267,7 +267,7 @@ func (s *Server) ResetReplica(ctx context.Context) error {
 // SetReplicaAck makes the receiver acknowledge, or not, and verifies it: the flag
 // alone does nothing while the receiver runs, so that is restarted. As long as it
 // is the only acknowledger, commits wait for up to a second meanwhile: do not do
-// it then. A receiver that is stopped stays so. Nothing to do if it is so already.
+// it then. A receiver that is stopped stays so. Nothing to do if one runs that is so already.
 // Off holds for one that cannot connect too: it was started with the flag off.
 func (s *Server) SetReplicaAck(ctx context.Context, on bool) error {
 	d, err := s.dialect()
@@ -283,7 +283,7 @@ func (s *Server) SetReplicaAck(ctx context.Context, on bool) error {
 	if err != nil {
 		return err
 	}
-	if flag == on && (!runs || st.ReplicaAck == on && st.Replica.IOState == "Yes") {
+	if runs && flag == on && st.ReplicaAck == on && st.Replica.IOState == "Yes" {
 		return nil
 	}
 	if runs {
@@ -351,13 +351,11 @@ func (s *Server) setAckFlag(ctx context.Context, on bool) error {
 // written already.
 func (s *Server) syncRelayLogs(ctx context.Context) error {
 	var base string
-	var every uint64
-	if err := s.readOne(ctx, []any{&every, &base}, "SELECT @@global.sync_relay_log, @@global.relay_log_basename"); err != nil {
+	if err := s.readOne(ctx, []any{&base}, "SELECT @@global.relay_log_basename"); err != nil {
 		return err
 	}
-	if every == 1 {
-		return nil
-	}
+	// It may be 1 because the server was started a moment ago, and have been another while
+	// it received: so the files are synced whatever it was.
 	if err := s.exec(ctx, "SET GLOBAL sync_relay_log = 1"); err != nil {
 		return err
 	}
