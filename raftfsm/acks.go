@@ -49,7 +49,7 @@ func (d *decider) mayEnter(p *NodeView, m Member) bool {
 		return false // also without a lease, until its end is confirmed
 	}
 	c := r.Replica
-	if m.ServerUUID == "" || r.ServerUUID != m.ServerUUID || !d.follows(r, false) || !c.IORunning ||
+	if m.ServerUUID == "" || r.ServerUUID != m.ServerUUID || !d.follows(r, false) || !c.IORunning || c.SQLError != "" ||
 		len(durability(r.Problems)) > 0 {
 		return false
 	}

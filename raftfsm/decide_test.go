@@ -114,3 +114,24 @@ func TestReplicationPasswordIsMended(t *testing.T) {
 		}
 	}
 }
+
+// Who cannot apply what it receives does not enter, though its applier runs for a moment
+// whenever it is started: else it enters and leaves for ever.
+func TestBrokenApplierDoesNotEnter(t *testing.T) {
+	for _, broken := range []bool{false, true} {
+		m := reigning(t)
+		_, v := raised(t)
+		v.Nodes[0].Orders, v.Nodes[0].Report.Token = nil, Token{Epoch: 1}
+		b := v.Nodes[1].Report
+		p, _ := m.State.Member("a")
+		b.Replica.SourceHost, b.Replica.SourcePort = p.MySQLHost, p.MySQLPort
+		b.Replica.Ack, b.Replica.AckWanted = false, false
+		if broken {
+			b.Replica.SQLError = "could not parse relay log event entry"
+		}
+		d := Decide(m.State, v)
+		if enters := len(d.Commit) == 1 && d.Commit[0].Kind == CmdAcks && len(d.Commit[0].Ackers) == 1; enters == broken {
+			t.Errorf("broken %v: %+v", broken, d.Commit)
+		}
+	}
+}

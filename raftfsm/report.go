@@ -289,7 +289,8 @@ type ReplicaReport struct {
 	IOWanted   bool   `json:"io_wanted"`  // the thread is on, connected or not
 	SQLRunning bool   `json:"sql_running"`
 	IOError    string `json:"io_error,omitempty"`
-	SQLError   string `json:"sql_error,omitempty"`
+	// SQLError is why the applier stands, or stood until a moment ago.
+	SQLError string `json:"sql_error,omitempty"`
 	// Silence is how long nothing came from the source, heartbeats included.
 	Silence time.Duration `json:"silence"`
 	Lag     time.Duration `json:"lag"`

@@ -28,6 +28,8 @@ type observer struct {
 	noTx     int64         // commits let go when the source was last told to wait; -1: to be read
 	recount  time.Duration // looks that began before do not count
 	slowAt   time.Duration // accounts and cluster were looked at; 0: never
+	stood    string        // the error with which the applier last stood still
+	stoodAt  time.Duration // when it was last seen to
 	disk     *raftfsm.Problem
 	diskAt   time.Duration // when it was first seen
 	run      uint64        // counts the mysqlds seen
@@ -56,6 +58,7 @@ func (o *observer) forget() {
 	o.seen, o.err, o.dumping, o.slowAt = false, nil, false, 0
 	o.accounts, o.cluster = nil, ""
 	o.ackedAt, o.noTx = 0, -1
+	o.stood = ""
 }
 
 // countAnew counts the commits that are let go without acks from the next look on.
@@ -345,6 +348,7 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 		if let := o.status.Source.NoTx - o.noTx; o.noTx >= 0 && let > 0 && r.SourceOn {
 			r.Unacked = uint64(let)
 		}
+		o.remember(r.Replica, now)
 	}
 	r.ClusterOnDisk = o.cluster
 	if !r.SuperReadOnly && o.seen {
@@ -357,6 +361,25 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 	}
 	o.last = r
 	return r, now
+}
+
+// standsAgain is how soon an applier that is started after an error meets it again, at
+// the longest.
+const standsAgain = 5 * time.Second
+
+// remember keeps telling an applier's error while it is not known whether that is over:
+// each START makes it run for a moment.
+func (o *observer) remember(c *raftfsm.ReplicaReport, now time.Duration) {
+	switch {
+	case c == nil:
+		o.stood = ""
+	case c.SQLError != "":
+		o.stood, o.stoodAt = c.SQLError, now
+	case now-o.stoodAt < standsAgain:
+		c.SQLError = o.stood
+	default:
+		o.stood = ""
+	}
 }
 
 // fill copies a status into a report.

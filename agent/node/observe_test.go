@@ -96,3 +96,37 @@ func TestNoReportBeforeTheFirstLook(t *testing.T) {
 		})
 	})
 }
+
+// An applier that stands on an error runs for a moment after each START: the error is
+// told until it has run for a while.
+func TestApplierErrorOutlastsAStart(t *testing.T) {
+	var o observer
+	told := func(now time.Duration, running bool, err string) string {
+		c := &raftfsm.ReplicaReport{SQLRunning: running, SQLError: err}
+		o.remember(c, now)
+		return c.SQLError
+	}
+	for _, c := range []struct {
+		at      time.Duration
+		running bool
+		err     string
+		want    string
+	}{
+		{time.Second, true, "", ""},
+		{time.Minute, false, "duplicate key", "duplicate key"},
+		{time.Minute + time.Second, true, "", "duplicate key"},
+		{time.Minute + 2*time.Second, false, "duplicate key", "duplicate key"},
+		{time.Minute + 6*time.Second, true, "", "duplicate key"},
+		{time.Minute + 8*time.Second, true, "", ""},
+		{time.Minute + 9*time.Second, false, "", ""}, // stopped, and no error
+	} {
+		if got := told(c.at, c.running, c.err); got != c.want {
+			t.Errorf("at %s: %q, want %q", c.at, got, c.want)
+		}
+	}
+	told(time.Hour, false, "gone away")
+	o.remember(nil, time.Hour) // no channel any more
+	if got := told(time.Hour+time.Second, true, ""); got != "" {
+		t.Errorf("of an earlier channel: %q", got)
+	}
+}
