@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -53,6 +54,8 @@ func loaded(t *testing.T, st *stage.Stage) *e2e {
 			for _, n := range st.Nodes {
 				text, _ := os.ReadFile(st.AgentLog(n.Name))
 				t.Logf("agent of %s:\n%s", n.Name, text[max(0, len(text)-6000):])
+				text, _ = os.ReadFile(filepath.Join(st.NodeDir(n.Name), "mysqld.log"))
+				t.Logf("mysqld of %s:\n%s", n.Name, text[max(0, len(text)-4000):])
 			}
 		}
 		st.Down()
