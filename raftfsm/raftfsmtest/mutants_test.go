@@ -159,8 +159,34 @@ func TestMutants(t *testing.T) {
 				what = v[1]
 			}
 			t.Logf("%5s seeds of %-8s %4.0f s  %s", hit[1], cmp.Or(m.profile, "all"), time.Since(began).Seconds(), what)
+			for _, file := range schedulesOf(t, m) {
+				args := []string{"-test.run", "TestSchedules/^" + file + "$", "-sim.safety"}
+				if out, err := exec.Command(binary, args...).CombinedOutput(); err == nil || !strings.Contains(string(out), "unsafe") {
+					t.Errorf("its schedule %s does no harm any more: write another\n%s", file, out)
+				}
+			}
 		})
 	}
+}
+
+// schedulesOf are those in testdata/sim that say that they were made for this mutant.
+func schedulesOf(t *testing.T, m mutant) []string {
+	t.Helper()
+	var out []string
+	files, err := filepath.Glob("../testdata/sim/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(text), "# mutant: "+m.name+"\n") {
+			out = append(out, strings.TrimSuffix(filepath.Base(file), ".txt"))
+		}
+	}
+	return out
 }
 
 func buildMutant(t *testing.T, m mutant) string {
