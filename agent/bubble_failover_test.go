@@ -96,7 +96,7 @@ func (f *failover) onStep(h *bubbleHost, step string) {
 func (f *failover) run() {
 	b := f.b
 	_, before := b.coordinator()
-	primary := b.byID(before.Primary)
+	primary := b.primaryOf(&before)
 	time.Sleep(500 * time.Millisecond)
 	b.mu.Lock()
 	b.onStep = f.onStep
@@ -135,7 +135,7 @@ func (f *failover) run() {
 	defer f.mu.Unlock()
 
 	f.epochs, f.next = after.Epoch-before.Epoch, after.Name(after.Primary)
-	b.checkRows(b.byID(after.Primary))
+	b.checkRows(b.primaryOf(&after))
 	if f.victim != nil && !returned {
 		f.victim.join()
 		f.victim.start()
@@ -147,7 +147,7 @@ func (f *failover) run() {
 	}
 	b.within(time.Minute, fmt.Sprintf("all is well again (%d: %s)", f.at, f.step), b.isWell)
 	_, after = b.coordinator()
-	b.checkRows(b.byID(after.Primary))
+	b.checkRows(b.primaryOf(&after))
 	f.outage = b.longestGap(began)
 	most := uint64(1)
 	if f.first {

@@ -57,7 +57,7 @@ func TestBubbleIsolated(t *testing.T) {
 
 func (b *bubble) isolated(cut func(p, c string) func(from, to string) bool, fenced, waits time.Duration, idle bool) {
 	co, before := b.coordinator()
-	old := b.byID(before.Primary)
+	old := b.primaryOf(&before)
 	began := b.now()
 	b.net.Cut(cut(old.ip, co.ip))
 	var closed, opened time.Duration
@@ -78,7 +78,7 @@ func (b *bubble) isolated(cut func(p, c string) func(from, to string) bool, fenc
 	}
 	b.t.Logf("closed after %v, another opened after %v, %v without a row", closed, opened, gap)
 	_, after := b.coordinator()
-	now := b.byID(after.Primary)
+	now := b.primaryOf(&after)
 	b.checkRows(now)
 	switch {
 	case fenced == 0 && (closed > 0 || opened > 0 || now != old):
@@ -95,5 +95,5 @@ func (b *bubble) isolated(cut func(p, c string) func(from, to string) bool, fenc
 	if n := after.Epoch - before.Epoch; n > 1 || n == 1 && fenced == 0 {
 		b.t.Errorf("%d epochs", n)
 	}
-	b.checkRows(b.byID(after.Primary))
+	b.checkRows(b.primaryOf(&after))
 }

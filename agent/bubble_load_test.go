@@ -132,13 +132,15 @@ func (h *bubbleHost) doing() string {
 	return doing
 }
 
-// byID finds a member's host; its agent may be dead.
-func (b *bubble) byID(id raftfsm.NodeID) *bubbleHost {
+// primaryOf finds the primary's host, by name: an agent that was started just now does not
+// know its id yet.
+func (b *bubble) primaryOf(s *raftfsm.State) *bubbleHost {
 	for _, h := range b.hosts {
-		if h.Agent != nil && h.id == id {
+		if h.name == s.Name(s.Primary) {
 			return h
 		}
 	}
+	b.t.Fatalf("no host is called %q", s.Name(s.Primary))
 	return nil
 }
 
