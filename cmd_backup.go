@@ -138,7 +138,10 @@ func meter(talk *progress) func(backup.Progress) {
 		}
 		told = now
 		text := p.Phase
-		if p.Total > 0 {
+		switch {
+		case p.Phase == backup.PhaseReplay:
+			text += fmt.Sprintf(" %d of %d transactions", p.Done, p.Total)
+		case p.Total > 0:
 			text += fmt.Sprintf(" %s of %s", sizeText(p.Done), sizeText(p.Total))
 			if took := now.Sub(began).Seconds(); took > 1 && p.Done > 0 {
 				rate := float64(p.Done) / took

@@ -3,9 +3,10 @@ package main_test
 import (
 	"context"
 	"database/sql"
-	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -70,8 +71,8 @@ func (e *e2e) nothingLeft(node string) {
 	}
 }
 
-// A backup that was taken under load, and nothing else, becomes a cluster again:
-// every row that was acknowledged before it began is there, on every node.
+// A backup that was taken under load, and the primary's binary logs, become a cluster
+// again, as it was before a DROP TABLE: every acknowledged row is there, on every node.
 func TestRestore(t *testing.T) {
 	e := newE2E(t, "127.0.102.0")
 	st := e.healthy()
@@ -79,6 +80,15 @@ func TestRestore(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "backups")
 	path, _ := e.taken(dir)
 	acks := e.load.Stop()
+	// Some rows come after the backup, and a mistake.
+	e.exec(st.Primary, "CREATE TABLE app.precious (id INT PRIMARY KEY)", "INSERT INTO app.precious VALUES (1), (2), (3)")
+	moment := time.Now()
+	e.exec(st.Primary, "DROP TABLE app.precious")
+	all := e.number(st.Primary, "SELECT COUNT(*) FROM app.load_rows")
+	logs := t.TempDir()
+	if out, err := exec.Command("sh", "-c", "cp "+filepath.Join(e.NodeDir(st.Primary), "data", "binlog.0*")+" "+logs).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	e.lost()
 
 	ibd := filepath.Join(path, "data", "mysql.ibd")
@@ -103,7 +113,13 @@ func TestRestore(t *testing.T) {
 	if err := os.Remove(mine); err != nil {
 		t.Fatal(err)
 	}
-	if code, out := e.restore("n1", path); code != 0 {
+	if code, out := e.restore("n1", path, "--binlogs", logs, "--until", "11111111-1111-1111-1111-111111111111:1"); code != api.ExitRefused || !strings.Contains(out, "HA-NOT-REACHED") {
+		t.Errorf("until what never was: exit %d\n%s", code, out)
+	}
+	if code, out := e.restore("n1", path, "--binlogs", logs, "--until", moment.Add(-time.Hour).Format(time.RFC3339)); code != api.ExitRefused || !strings.Contains(out, "HA-TOO-LATE") {
+		t.Errorf("until before the backup: exit %d\n%s", code, out)
+	}
+	if code, out := e.restore("n1", path, "--binlogs", logs, "--until", moment.Format(time.RFC3339Nano)); code != 0 {
 		t.Fatalf("restore: exit %d\n%s", code, out)
 	}
 	if code, out := e.restore("n1", path); code != api.ExitRefused {
@@ -119,17 +135,40 @@ func TestRestore(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(data, "ha.restored")); err == nil {
 		t.Error("a cluster could be founded on the data once more")
 	}
-	want := e.number("n1", "SELECT COUNT(*) FROM app.load_rows")
-	if want < int64(before) || want > int64(len(acks))+int64(len(e.Nodes)) {
-		t.Errorf("%d rows are back; %d were acknowledged before the backup, %d at the end", want, before, len(acks))
-	}
 	for _, n := range e.Nodes {
-		e.eventually(60*time.Second, "the rows on "+n.Name, func() (bool, string) {
+		e.eventually(30*time.Second, "the rows on "+n.Name, func() (bool, string) {
 			got := e.number(n.Name, "SELECT COUNT(*) FROM app.load_rows")
-			return got == want, fmt.Sprint(got)
+			return got == all, strconv.FormatInt(got, 10)
 		})
+		if got := e.number(n.Name, "SELECT COUNT(*) FROM app.load_rows"); got != all || got < int64(len(acks)) {
+			t.Errorf("%s has %d rows; there were %d, %d of them acknowledged", n.Name, got, all, len(acks))
+		}
+		if got := e.number(n.Name, "SELECT COUNT(*) FROM app.precious"); got != 3 {
+			t.Errorf("%s has %d rows of the dropped table, not 3", n.Name, got)
+		}
 	}
-	t.Logf("%d rows were acknowledged before the backup, %d are back on each node", before, want)
+	t.Logf("%d rows were acknowledged before the backup, %d at the end, %d are back on each node", before, len(acks), all)
+}
+
+// exec has a server do something.
+func (e *e2e) exec(node string, statements ...string) {
+	e.Helper()
+	dsn, err := e.DSN(node)
+	if err != nil {
+		e.Fatal(err)
+	}
+	db, err := sql.Open("mysql", dsn)
+	if err != nil {
+		e.Fatal(err)
+	}
+	defer db.Close()
+	ctx, cancel := context.WithTimeout(e.Context(), 10*time.Second)
+	defer cancel()
+	for _, s := range statements {
+		if _, err := db.ExecContext(ctx, s); err != nil {
+			e.Fatalf("%s on %s: %v", s, node, err)
+		}
+	}
 }
 
 // flip changes one bit of a file; a second time it changes it back.

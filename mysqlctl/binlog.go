@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/go-mysql-org/go-mysql/replication"
 
@@ -57,6 +58,7 @@ type transaction struct {
 	tag      string
 	number   uint64
 	off, end int64
+	at       time.Time // when it was committed where it was first
 }
 
 // readBinlog returns the GTIDs in a binary log file: Previous_gtids and those of all
@@ -240,11 +242,20 @@ func (r *binlogReader) transaction(e event) (int64, error) {
 	}
 	r.gtids.add(sid, tag, uint64(number), uint64(number))
 	if r.each != nil {
-		if err := r.each(transaction{sid, tag, uint64(number), e.off, end}); err != nil {
+		if err := r.each(transaction{sid, tag, uint64(number), e.off, end, committed(g)}); err != nil {
 			return 0, err
 		}
 	}
 	return end, nil
+}
+
+// committed is when a transaction was committed where it was first or, where that
+// server did not say, on the one that wrote the file.
+func committed(g replication.GTIDEvent) time.Time {
+	if g.OriginalCommitTimestamp == 0 {
+		return g.ImmediateCommitTime()
+	}
+	return g.OriginalCommitTime()
 }
 
 // verify checks that whole events with right checksums fill off to end, which is in

@@ -18,6 +18,7 @@ import (
 
 	"ha/agent/api"
 	"ha/mysqlctl"
+	"ha/mysqlctl/gtid"
 	"ha/xtra"
 )
 
@@ -30,13 +31,26 @@ const RestoredFile = "ha.restored"
 type Restore struct {
 	// Server is how the node's agent will run it; nothing may run there now.
 	Server mysqlctl.Config
-	// StartTimeout bounds its start on the copy, and what is done to that.
+	// StartTimeout bounds its start on the copy, and how long a replay may stand still.
 	StartTimeout time.Duration
 	Backup       string // its directory
 	// Member leaves the data to the cluster that they came from: the node joins it
 	// again. Else a new cluster is founded on them.
 	Member bool
-	Log    *slog.Logger
+	// Logs is a directory with binary logs that follow on the backup: they are
+	// replayed over it. "": none.
+	Logs  string
+	Until mysqlctl.Until
+	Log   *slog.Logger
+}
+
+// Restored is what Run made.
+type Restored struct {
+	xtra.Manifest
+	// Set is what the data hold: the backup's, and what was replayed.
+	Set gtid.Set `json:"restored_gtid_executed"`
+	// Reached: the logs hold the transaction before which the replay was to end.
+	Reached bool `json:"reached"`
 }
 
 // dir holds all that an unfinished restore leaves.
@@ -46,21 +60,26 @@ func (r *Restore) data() string { return filepath.Join(r.dir(), "data") }
 // Run does it. The data directory has the data when all of them are copied, compared
 // with the manifest, opened once by a throw-away mysqld and durable; until then it is
 // as it was: empty, or not there.
-func (r *Restore) Run(ctx context.Context, progress func(Progress)) (xtra.Manifest, error) {
-	m, err := xtra.ReadManifest(r.Backup)
-	if err != nil {
-		return m, unusable(r.Backup, err)
+func (r *Restore) Run(ctx context.Context, progress func(Progress)) (Restored, error) {
+	var out Restored
+	var err error
+	if out.Manifest, err = xtra.ReadManifest(r.Backup); err != nil {
+		return out, unusable(r.Backup, err)
 	}
-	release, err := r.begin(m.Bytes)
+	logs, size, err := r.logs()
 	if err != nil {
-		return m, err
+		return out, err
+	}
+	if !r.Until.Time.IsZero() && r.Until.Time.Before(out.Ended) {
+		return out, tooLate(fmt.Errorf("the backup was ended at %s", out.Ended.Format(time.RFC3339)))
+	}
+	release, err := r.begin(out.Bytes + 2*size) // the server writes binary logs of what it replays
+	if err != nil {
+		return out, err
 	}
 	defer release()
-	err = r.run(ctx, m, progress)
-	if err == nil {
-		return m, os.RemoveAll(r.dir())
-	}
-	return m, errors.Join(err, os.RemoveAll(r.dir()))
+	err = r.run(ctx, &out, logs, progress)
+	return out, errors.Join(err, os.RemoveAll(r.dir()))
 }
 
 // begin refuses what cannot work, removes what an interrupted restore left, and
@@ -91,7 +110,7 @@ func (r *Restore) begin(bytes int64) (release func(), err error) {
 	}
 	free, err := freeBytes(r.dir())
 	if err == nil && free < uint64(bytes)+spare {
-		err = api.Refused("HA-NO-SPACE", "the backup has %d MB and %s has %d MB free", bytes>>20, filepath.Dir(r.dir()), free>>20).
+		err = api.Refused("HA-NO-SPACE", "%d MB are needed, for the backup and its logs, and %s has %d MB free", (bytes+spare)>>20, filepath.Dir(r.dir()), free>>20).
 			WithHint("make room there, or restore on another host")
 	}
 	if err != nil {
@@ -122,7 +141,7 @@ func (r *Restore) check() error {
 	return nil
 }
 
-func (r *Restore) run(ctx context.Context, m xtra.Manifest, progress func(Progress)) error {
+func (r *Restore) run(ctx context.Context, m *Restored, logs []string, progress func(Progress)) error {
 	at := Progress{Phase: "copy", Total: m.Bytes}
 	progress(at)
 	if err := os.Mkdir(r.data(), 0o750); err != nil {
@@ -138,15 +157,13 @@ func (r *Restore) run(ctx context.Context, m xtra.Manifest, progress func(Progre
 	if err := own(r.dir(), r.Server.User); err != nil {
 		return api.Failed("give the data to %s: %w", r.Server.User, err)
 	}
-	progress(Progress{Phase: "open"})
-	if err := r.open(ctx); err != nil {
-		return api.Failed("%w", err).
-			WithHint("mysqld of the same version (%s) opens it, told %s (mysql.options)", m.MySQL, strings.Join(m.Options, " "))
+	if err := r.open(ctx, m, logs, progress); err != nil {
+		return err
 	}
 	if err := strip(r.data()); err != nil {
 		return api.Failed("remove what is of the throw-away server: %w", err)
 	}
-	if err := r.mark(m); err != nil {
+	if err := r.mark(m.Manifest); err != nil {
 		return api.Failed("mark the data: %w", err)
 	}
 	if err := xtra.Sync(r.data()); err != nil {
@@ -162,23 +179,41 @@ func (r *Restore) run(ctx context.Context, m xtra.Manifest, progress func(Progre
 	return nil
 }
 
-// open starts a mysqld on the copy, which nobody can reach: what it does not open is
-// not put in place.
-func (r *Restore) open(ctx context.Context) error {
-	md := private(r.Server, r.data(), filepath.Join(r.dir(), "mysqld.log"), ".restore", r.Log)
-	ctx, cancel := context.WithTimeout(ctx, r.StartTimeout)
-	defer cancel()
-	if err := md.Start(ctx); err != nil {
-		return errors.Join(fmt.Errorf("open the copy: %w", err), end(md, true))
+// open starts a mysqld on the copy, which nobody can reach, and has it replay the
+// logs: what it does not open is not put in place.
+func (r *Restore) open(ctx context.Context, m *Restored, logs []string, progress func(Progress)) error {
+	server := r.Server
+	server.ServerID = mysqlctl.ReplayServerID
+	md := private(server, r.data(), filepath.Join(r.dir(), "mysqld.log"), ".restore", r.Log)
+	m.Set = m.Executed
+	replay := false
+	if len(logs) > 0 {
+		progress(Progress{Phase: "read logs"})
+		found, err := r.prepare(ctx, md, m, logs)
+		if err != nil {
+			return err
+		}
+		m.Set, m.Reached, replay = found.Set, found.Reached, found.Files > 0
 	}
-	var err error
-	if !r.Member {
+	progress(Progress{Phase: "open"})
+	err := r.started(ctx, md)
+	if err != nil {
+		err = api.Failed("open the copy: %w", err).
+			WithHint("mysqld of the same version (%s) opens it, told %s (mysql.options)", m.MySQL, strings.Join(m.Options, " "))
+	}
+	if err == nil && replay {
+		err = r.replay(ctx, md, m, progress)
+	}
+	if err == nil && !r.Member {
 		err = md.ForgetCluster(ctx)
 	}
-	if err = errors.Join(err, end(md, err != nil || ctx.Err() != nil)); err != nil {
-		return fmt.Errorf("prepare the copy: %w", err)
-	}
-	return ctx.Err()
+	return cmp.Or(errors.Join(err, end(md, err != nil || ctx.Err() != nil)), ctx.Err())
+}
+
+func (r *Restore) started(ctx context.Context, md *mysqlctl.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, r.StartTimeout)
+	defer cancel()
+	return md.Start(ctx)
 }
 
 // mark says whose the data are.

@@ -88,3 +88,51 @@ func TestRestoreOnce(t *testing.T) {
 	}
 	release()
 }
+
+// Logs are replayed in the order of their numbers, and those of one server only.
+func TestRestoreLogs(t *testing.T) {
+	for name, c := range map[string]struct {
+		files []string
+		want  string // base names; or what the error says
+	}{
+		"order":       {[]string{"db.1-bin.999999", "db.1-bin.1000000", "db.1-bin.index", "relay-bin.000001", "notes"}, "db.1-bin.999999 db.1-bin.1000000"},
+		"two servers": {[]string{"a.000001", "b.000001"}, "two names"},
+		"none":        {[]string{"relay-bin.000001", "binlog.index"}, "no binary logs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := Restore{Logs: t.TempDir()}
+			for _, f := range c.files {
+				if err := os.WriteFile(filepath.Join(r.Logs, f), []byte("1234"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			names, size, err := r.logs()
+			if err != nil {
+				if api.ExitCode(err) != api.ExitUsage || !strings.Contains(err.Error(), c.want) {
+					t.Error(err)
+				}
+				return
+			}
+			for i := range names {
+				names[i] = filepath.Base(names[i])
+			}
+			if strings.Join(names, " ") != c.want || size != int64(4*len(names)) {
+				t.Errorf("%q, %d bytes", names, size)
+			}
+		})
+	}
+}
+
+func TestParseUntil(t *testing.T) {
+	const gtid = "3e11fa47-71ca-11e1-9e33-c80aa9429562"
+	for text, ok := range map[string]bool{"": true, "2026-01-31T12:00:00.5+01:00": true, gtid + ":7": true, gtid + ":tag:7": true,
+		"2026-01-31T12:00:00": false, "2026-01-31 12:00:00": false, gtid + ":7-8": false, gtid: false, "yesterday": false} {
+		_, err := ParseUntil(text, "logs")
+		if (err == nil) != ok || err != nil && api.ExitCode(err) != api.ExitUsage {
+			t.Errorf("%q: %v", text, err)
+		}
+		if _, err := ParseUntil(text, ""); (err == nil) != (text == "") {
+			t.Errorf("%q without logs: %v", text, err)
+		}
+	}
+}
