@@ -32,7 +32,7 @@ func restoreCommand() *cli.Command {
 			&cli.StringFlag{Name: "data-dir", Usage: "`DIR` of the agent: it must not have run"},
 			&cli.StringFlag{Name: "mysqld", Usage: "`PATH` of mysqld (default: the one in PATH)"},
 			&cli.StringFlag{Name: "mysql-data-dir", Usage: "mysqld's data `DIR`, which is empty or missing"},
-			&cli.StringFlag{Name: "binlogs", Usage: "`DIR` with one server's binary logs since the backup, to be replayed"},
+			&cli.StringFlag{Name: "binlogs", Usage: "`DIR` with one server's binary logs since the backup, or an archive of them, to be replayed"},
 			&cli.StringFlag{Name: "until", Usage: "`TIME|GTID` before which the replay ends: 2026-01-31T12:00:00Z, or a transaction"},
 			outputFlag("text", "json"),
 		},

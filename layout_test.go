@@ -321,6 +321,8 @@ func TestCheckArrows(t *testing.T) {
 		{"agent/wire/wire.go", "ha/xtra", true},
 		{"agent/agent.go", "ha", false},
 		{"agent/agent.go", "ha/bench/failover", false},
+		{"agent/archive/archive.go", "ha/mysqlctl", true},
+		{"mysqlctl/dump.go", "ha/agent/archive", false},
 		{"raftfsm/state.go", "ha/mysqlctl/gtid", true},
 		{"raftfsm/state.go", "ha/mysqlctl", false},
 		{"raftfsm/state.go", "ha/mysqlctl/gtidx", false},

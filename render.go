@@ -74,6 +74,9 @@ func nodeTable(st api.Status, wide bool, p painter) string {
 		if n.Leaving {
 			rows = append(rows, table.Row{"", "", "is to leave"})
 		}
+		if n.Archived != nil {
+			rows = append(rows, table.Row{"", "", "binary logs archived up to " + n.Archived.Local().Format(time.DateTime)})
+		}
 		if n.Doing != "" {
 			rows = append(rows, table.Row{"", "", n.Doing})
 		}

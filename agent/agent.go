@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ha/agent/api"
+	"ha/agent/archive"
 	"ha/agent/backup"
 	"ha/agent/hook"
 	"ha/agent/node"
@@ -58,7 +59,9 @@ type Agent struct {
 	coord  *coordinator
 	node   atomic.Pointer[nodeSide]
 	donor  atomic.Pointer[backup.Donor] // nil: no mysqld, or not yet
-	vip    *vip.Manager                 // nil: no virtual IPs
+	// archive is nil where no binary logs are archived, or not yet.
+	archive atomic.Pointer[archive.Archive]
+	vip     *vip.Manager // nil: no virtual IPs
 	// unserved are the virtual IPs that mysqld does not listen on.
 	unserved atomic.Pointer[[]raftfsm.Problem]
 	hooks    *hook.Runner // nil: there are none

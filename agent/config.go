@@ -59,6 +59,8 @@ type Config struct {
 
 	Hooks HookConfig `toml:"hooks"`
 
+	Archive ArchiveConfig `toml:"archive"`
+
 	MySQL MySQLConfig `toml:"mysql"`
 	Log   LogConfig   `toml:"log"`
 }
@@ -114,6 +116,7 @@ func (c *Config) SetDefaults() {
 	for i := range c.VIPs {
 		setDefault(&c.VIPs[i].Role, string(vip.Primary))
 	}
+	c.Archive.Dir = absolute(c.Archive.Dir)
 	if c.Hooks.Timeout == 0 {
 		c.Hooks.Timeout = 30 * time.Second
 	}

@@ -51,6 +51,7 @@ func (c *Config) Validate() error {
 	}
 	c.checkVIPs(&f)
 	c.checkHooks(&f)
+	c.checkArchive(&f)
 	switch len(f) {
 	case 0:
 		return nil

@@ -52,7 +52,7 @@ func (c *Config) resolve(dir string) {
 	dir = absolute(dir)
 	for _, p := range []*string{
 		&c.SecretFile, &c.DataDir, &c.RuntimeDir, &c.MySQL.DataDir, &c.MySQL.Socket,
-		&c.MySQL.PidFile, &c.MySQL.LogFile, &c.MySQL.DefaultsFile,
+		&c.MySQL.PidFile, &c.MySQL.LogFile, &c.MySQL.DefaultsFile, &c.Archive.Dir,
 	} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)

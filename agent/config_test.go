@@ -219,6 +219,12 @@ func TestValidate(t *testing.T) {
 			c.Witness, c.MySQL, c.Hooks.OnDemote = true, MySQLConfig{}, Hook{"/bin/true"}
 		}, "hooks.on_demote: a witness"},
 		{"no time for hooks", func(c *Config) { c.Hooks.Timeout = time.Millisecond }, "hooks.timeout: 1ms"},
+		{"an archive", func(c *Config) { c.Archive.Dir = "/backup/binlogs" }, ""},
+		{"an archive in the data", func(c *Config) { c.Archive.Dir = filepath.Join(c.MySQL.DataDir, "archive") }, "archive.dir: "},
+		{"an archive around the data", func(c *Config) { c.Archive.Dir = filepath.Dir(c.MySQL.DataDir) }, "holds other things"},
+		{"an archive of a witness", func(c *Config) {
+			c.Witness, c.MySQL, c.Archive.Dir = true, MySQLConfig{}, "/backup/binlogs"
+		}, "archive.dir: a witness"},
 		{"log level", func(c *Config) { c.Log.Level = "loud" }, "log.level: "},
 		{"log format", func(c *Config) { c.Log.Format = "xml" }, "log.format: "},
 	}

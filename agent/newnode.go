@@ -24,6 +24,7 @@ func (a *Agent) newNode(s raftfsm.State) (nodeSide, error) {
 		StartTimeout: a.cfg.MySQL.StartTimeout, Cluster: a.cluster, LastIndex: a.raft.LastIndex, Problems: a.problems, Send: a.sendReport, Step: a.Step, Clock: a.outside.clock, Log: a.log}
 	if !a.cfg.Witness {
 		c.Mysqld, c.MysqlDir = a.outside.mysqld(a.mysqldConfig(s.AgentPassword)), a.cfg.MySQL.DataDir
+		a.openArchive(&c)
 		c.Scratch = func(dir string) node.Mysqld { return a.outside.mysqld(a.scratchConfig(dir, s.AgentPassword)) }
 	}
 	a.hookVIP(&c)

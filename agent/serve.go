@@ -35,6 +35,12 @@ func (a *Agent) serveNode(ctx context.Context) error {
 		go donor.Tidy(ctx)
 		go a.keepMarks(ctx)
 	}
+	if archive := a.archive.Load(); archive != nil {
+		done := make(chan struct{})
+		ctx, cancel := context.WithCancel(ctx)
+		go func() { archive.Run(ctx); close(done) }()
+		defer func() { cancel(); <-done }()
+	}
 	return n.Run(ctx)
 }
 

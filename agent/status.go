@@ -237,6 +237,9 @@ func (b *statusBuilder) fromReport(n *api.NodeStatus, m raftfsm.Member, r *raftf
 		lag := rep.Lag.Seconds()
 		n.LagSeconds = &lag
 	}
+	if !r.Archived.IsZero() {
+		n.Archived = &r.Archived
+	}
 	if r.Rebuild != nil && !r.Rebuild.Done && r.Rebuild.Err == "" {
 		n.Doing = rebuildProgress(r.Rebuild)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ha/agent/api"
+	"ha/agent/archive"
 	"ha/agent/raftnode"
 	"ha/raftfsm"
 	"ha/vip"
@@ -273,6 +274,8 @@ func (b *statusBuilder) memberIssues(m raftfsm.Member) {
 			next = "find the host with that link-layer address, and give it another IP address"
 		case vip.CodeInterface, vip.CodeFailed:
 			next = "see `ip link` on " + m.Name + " and the log of its agent"
+		case archive.CodeGap, archive.CodeDiverged, archive.CodeFailed:
+			next = archiveHints[p.Code]
 		case codeNotServed:
 			next = "on a replica: kill -9 its mysqld, and its agent starts it anew; a primary is switched over first"
 		}

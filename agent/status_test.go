@@ -170,6 +170,9 @@ func TestStatus(t *testing.T) {
 		{"a problem reported", func(in *StatusInput) {
 			in.Reports["a3"].Report.Problems = []raftfsm.Problem{{Code: "HA-DISK", Text: "the disk is full"}}
 		}, api.HealthOK, []string{"HA-DISK"}},
+		{"an archive that stands", func(in *StatusInput) {
+			in.Reports["a3"].Report.Problems = []raftfsm.Problem{{Code: "HA-ARCHIVE-GAP", Text: "it has a gap"}}
+		}, api.HealthOK, []string{"HA-ARCHIVE-GAP"}},
 		{"two nodes", func(in *StatusInput) {
 			in.State.Members, in.State.Ackers = in.State.Members[:2], in.State.Ackers[:1]
 			in.Raft = in.Raft[:2]

@@ -94,7 +94,7 @@ func (a *Agent) vipReports() []raftfsm.VIPReport {
 
 // problems are those of the agent itself, for its reports.
 func (a *Agent) problems() []raftfsm.Problem {
-	out := a.raftProblems()
+	out := append(a.raftProblems(), a.archiveProblems()...)
 	if a.vip == nil {
 		return out
 	}

@@ -213,14 +213,9 @@ func (r *binlogReader) transaction(e event) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var g replication.GTIDEvent
-	switch ev := parsed.(type) {
-	case *replication.GTIDEvent:
-		g = *ev
-	case *replication.GtidTaggedLogEvent:
-		g = ev.GTIDEvent
-	default:
-		return 0, fmt.Errorf("%w: %T at %d", ErrUnreadable, parsed, e.off)
+	g, err := gtidOf(parsed)
+	if err != nil {
+		return 0, fmt.Errorf("at %d: %w", e.off, err)
 	}
 	sid, tag, number := bytes.Clone(g.SID), g.Tag.String(), g.GNO
 	end := e.off + int64(g.TransactionLength)
@@ -384,7 +379,10 @@ func uuidText(sid []byte) string {
 }
 
 func (c *gtidCollector) add(sid []byte, tag string, first, last uint64) {
-	key := uuidText(sid)
+	c.addText(uuidText(sid), tag, first, last)
+}
+
+func (c *gtidCollector) addText(key, tag string, first, last uint64) {
 	if tag != "" {
 		key += ":" + tag
 	}

@@ -46,7 +46,7 @@ type Replayed struct {
 
 var errReached = errors.New("reached")
 
-// PrepareReplay lays binary logs, in their order, into the data directory of a server
+// PrepareReplay lays binary logs, in their order, compressed by PackLog or not, into the data directory of a server
 // that has executed have and does not run, as its relay logs: then its own applier
 // replays them, with all that it knows of formats, compression and parallel work, and
 // leaves out what it has. What is not wanted is not copied, nor is a log of which it
@@ -90,6 +90,14 @@ func (s *Server) PrepareReplay(ctx context.Context, have gtid.Set, logs []string
 // copyLog copies a log up to where the replay ends, if it holds anything that have
 // lacks. before is what there is once the logs before it are replayed.
 func copyLog(ctx context.Context, from, to string, have, before gtid.Set, until Until) (found gtid.Set, reached bool, err error) {
+	if strings.HasSuffix(from, PackedSuffix) {
+		unpacked := to + ".unpacked"
+		if err := unpackLog(from, unpacked); err != nil {
+			return found, false, err
+		}
+		from = unpacked
+		defer os.Remove(unpacked)
+	}
 	in, err := os.Open(from)
 	if err != nil {
 		return found, false, err

@@ -3,6 +3,7 @@ package mysqlctl
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -141,6 +142,8 @@ func (s *Server) Status(ctx context.Context) (Status, error) {
 	st.ReplicaAckWanted = isOn(globals[info.dialect.semiReplica()])
 	st.Source = sourceStatus(info, globals)
 	st.threads(sets["thread"])
+	// One of our own account is no replica's: see Dump.
+	st.DumpThreads = slices.DeleteFunc(st.DumpThreads, func(d DumpThread) bool { return d.User == s.cfg.Account.User })
 	st.Problems = problems(info, globals, st.Replica)
 	s.upkeep(ctx)
 	return st, nil

@@ -255,6 +255,10 @@ type Report struct {
 	// VIPs are the virtual IPs that the node is configured with.
 	VIPs []VIPReport `json:"vips,omitempty"`
 
+	// Archived is when the last transaction was committed that the node's archive of
+	// binary logs holds; zero: it has none, or nothing in it yet.
+	Archived time.Time `json:"archived,omitzero"`
+
 	// LeaseEpoch is the epoch of the grant held; 0 is none.
 	LeaseEpoch uint64 `json:"lease_epoch,omitempty"`
 	// Rebuild is how the rebuild under the lease with this index goes.

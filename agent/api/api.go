@@ -112,6 +112,9 @@ type NodeStatus struct {
 	Attached     bool                `json:"attached"`          // acknowledging now
 	Doing        string              `json:"doing,omitempty"`   // rebuild progress and the like
 	Leaving      bool                `json:"leaving,omitempty"` // it is to be forgotten
+	// Archived is when the last transaction was committed that its archive of binary
+	// logs holds; null: it has none, or nothing in it.
+	Archived *time.Time `json:"archived,omitempty"`
 }
 
 // Severity says how urgent an issue is.

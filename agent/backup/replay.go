@@ -50,8 +50,9 @@ func (r *Restore) logs() (names []string, size int64, err error) {
 	base := ""
 	numbers := make(map[string]uint64)
 	for _, e := range entries {
-		ext := filepath.Ext(e.Name())
-		stem := strings.TrimSuffix(e.Name(), ext)
+		plain := strings.TrimSuffix(e.Name(), mysqlctl.PackedSuffix)
+		ext := filepath.Ext(plain)
+		stem := strings.TrimSuffix(plain, ext)
 		number, err := strconv.ParseUint(strings.TrimPrefix(ext, "."), 10, 64)
 		if err != nil || stem == "relay-bin" {
 			continue
@@ -67,7 +68,16 @@ func (r *Restore) logs() (names []string, size int64, err error) {
 			return nil, 0, api.Usage("%s has binary logs of two names, %s and %s", r.Logs, base, stem).WithHint("give a directory with those of one server")
 		}
 		name := filepath.Join(r.Logs, e.Name())
-		base, names, size, numbers[name] = stem, append(names, name), size+info.Size(), number
+		if plain != e.Name() {
+			if _, err := os.Stat(filepath.Join(r.Logs, plain)); err == nil {
+				continue // an archive is about to remove one of them
+			}
+		}
+		bytes, err := mysqlctl.LogSize(name)
+		if err != nil {
+			return nil, 0, api.Failed("binary logs: %s: %w", e.Name(), err)
+		}
+		base, names, size, numbers[name] = stem, append(names, name), size+bytes, number
 	}
 	if len(names) == 0 {
 		return nil, 0, api.Usage("%s has no binary logs", r.Logs).WithHint("name the directory with files like binlog.000001")

@@ -67,6 +67,8 @@ type Config struct {
 	LastIndex func() uint64
 	// Problems, if set, are those of the agent itself: they go into each report.
 	Problems func() []raftfsm.Problem
+	// Archived, if set, is the report's.
+	Archived func() time.Time
 	// Send gives a report to the coordinator and returns its grant. It is
 	// called from several goroutines.
 	Send func(context.Context, raftfsm.Report) (raftfsm.Grant, error)

@@ -305,6 +305,9 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 	if n.cfg.Problems != nil {
 		r.Problems = n.cfg.Problems()
 	}
+	if n.cfg.Archived != nil {
+		r.Archived = n.cfg.Archived()
+	}
 	if n.cfg.VIPs != nil {
 		r.VIPs = n.cfg.VIPs()
 	}

@@ -10,6 +10,8 @@
 package gtid
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"math"
 	"math/bits"
 	"slices"
@@ -160,6 +162,31 @@ func (s Set) appendText(b []byte) []byte {
 				b = append(b, '-')
 				b = strconv.AppendUint(b, iv.last, 10)
 			}
+		}
+	}
+	return b
+}
+
+// Binary returns the set as MySQL has it in Previous_gtids events and in the request
+// for a dump: as servers before tags write it where the set has none.
+func (s Set) Binary() []byte {
+	tagged := slices.ContainsFunc(s.sources, func(src source) bool { return src.tag != "" })
+	head := uint64(len(s.sources))
+	if tagged {
+		head = 1<<56 | head<<8 | 1
+	}
+	b := binary.LittleEndian.AppendUint64(nil, head)
+	for _, src := range s.sources {
+		uuid, _ := hex.DecodeString(strings.ReplaceAll(src.uuid, "-", "")) // Parse has seen it
+		b = append(b, uuid...)
+		if tagged {
+			b = append(b, byte(len(src.tag)<<1))
+			b = append(b, src.tag...)
+		}
+		b = binary.LittleEndian.AppendUint64(b, uint64(len(src.intervals)))
+		for _, iv := range src.intervals {
+			b = binary.LittleEndian.AppendUint64(b, iv.first)
+			b = binary.LittleEndian.AppendUint64(b, iv.last+1)
 		}
 	}
 	return b
