@@ -22,7 +22,6 @@ import (
 type LogFile struct {
 	file   *os.File
 	out    *bufio.Writer
-	format []byte // the event that describes the others
 	gtids  gtidCollector
 	at     time.Time // of the last whole transaction
 	end    int64     // of it
@@ -121,14 +120,6 @@ func openLog(f *os.File) (*LogFile, int64, error) {
 	}
 	l.end = max(l.end, r.head)
 	l.gtids = r.gtids
-	first, err := r.header(int64(len(replication.BinLogFileHeader)))
-	if err != nil {
-		return nil, 0, err
-	}
-	l.format = make([]byte, first.size)
-	if _, err := f.ReadAt(l.format, first.off); err != nil {
-		return nil, 0, err
-	}
 	l.out = bufio.NewWriterSize(f, windowSize)
 	cut := st.Size() - l.end
 	return l, cut, l.toEnd()
@@ -147,15 +138,6 @@ func (l *LogFile) toEnd() error {
 	}
 	l.synced = l.end
 	return err
-}
-
-// Fits tells whether events that format describes may stand in this log. When the
-// server began its own is of no importance.
-func (l *LogFile) Fits(format []byte) bool {
-	const version, created = headerSize, headerSize + 2 + 50
-	end := len(format) - checksumSize
-	return len(format) == len(l.format) && bytes.Equal(format[version:created], l.format[version:created]) &&
-		bytes.Equal(format[created+4:end], l.format[created+4:end])
 }
 
 // Begin writes the first event of a transaction. It must not be in the log.

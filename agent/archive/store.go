@@ -28,6 +28,7 @@ type store struct {
 	last     *mysqlctl.LogFile // nil: there is none yet
 	number   int               // of it
 	format   []byte            // describes what the dump sends
+	anew     bool              // a log of the server has begun since
 	before   gtid.Set          // what an empty archive begins behind
 	syncedAt time.Time
 	at       time.Time // of the last transaction that is durable
@@ -97,15 +98,17 @@ func (s *store) set(purged gtid.Set) (gtid.Set, error) {
 	return s.last.Set()
 }
 
-// describe takes what the server says of the events that follow.
-func (s *store) describe(format []byte) { s.format = bytes.Clone(format) }
+// describe takes what the server says of the events that follow, at the begin of each
+// of its logs and of each dump. They need a file of their own: each log numbers its
+// transactions anew, and by that an applier knows which may be applied at once.
+func (s *store) describe(format []byte) { s.format, s.anew = bytes.Clone(format), true }
 
 // begin takes the first event of a transaction, in a new file where it is time for one.
 func (s *store) begin(b *mysqlctl.Begun, event []byte) error {
 	if s.format == nil {
 		return fmt.Errorf("%s begins before the server has described its events", b)
 	}
-	if s.last == nil || s.last.Whole() && (s.last.Size() >= s.size || !s.last.Fits(s.format)) {
+	if s.last == nil || s.last.Whole() && (s.anew || s.last.Size() >= s.size) {
 		if err := s.next(); err != nil {
 			return err
 		}
@@ -140,7 +143,7 @@ func (s *store) next() error {
 		return errors.Join(err, l.Close()) // the next opening goes on with it
 	}
 	was := s.last
-	s.last, s.number = l, s.number+1
+	s.last, s.number, s.anew = l, s.number+1, false
 	if was == nil {
 		return nil
 	}
