@@ -25,6 +25,7 @@ import (
 	"ha/agent/backup"
 	"ha/agent/hook"
 	"ha/agent/node"
+	"ha/agent/purge"
 	"ha/agent/raftnode"
 	"ha/agent/wire"
 	"ha/gossip"
@@ -61,7 +62,8 @@ type Agent struct {
 	donor  atomic.Pointer[backup.Donor] // nil: no mysqld, or not yet
 	// archive is nil where no binary logs are archived, or not yet.
 	archive atomic.Pointer[archive.Archive]
-	vip     *vip.Manager // nil: no virtual IPs
+	purger  atomic.Pointer[purge.Purger] // nil: no mysqld, or not yet
+	vip     *vip.Manager                 // nil: no virtual IPs
 	// unserved are the virtual IPs that mysqld does not listen on.
 	unserved atomic.Pointer[[]raftfsm.Problem]
 	hooks    *hook.Runner // nil: there are none

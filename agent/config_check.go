@@ -31,6 +31,7 @@ var ownOptions = map[string]string{
 	"rpl_semi_sync_source_enabled": "", "rpl_semi_sync_replica_enabled": "",
 	"rpl_semi_sync_source_timeout": "", "rpl_semi_sync_source_wait_for_replica_count": "",
 	"rpl_semi_sync_source_wait_no_replica": "", "rpl_semi_sync_source_wait_point": "",
+	"binlog_expire_logs_auto_purge": "binlog_expire_logs_seconds, 0 to keep all",
 }
 
 // faults collects what is wrong with a configuration.

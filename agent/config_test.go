@@ -185,6 +185,8 @@ func TestValidate(t *testing.T) {
 		{"mysql everywhere", func(c *Config) { c.MySQL.Host = "0.0.0.0" }, "mysql.host: "},
 		{"an option that is ours", func(c *Config) { c.MySQL.Options = []string{"--port=1"} }, "--port is set by the agent: use mysql.port"},
 		{"another one", func(c *Config) { c.MySQL.Options = []string{"--loose-super_read_only=0"} }, "leave it away"},
+		{"purging by the server", func(c *Config) { c.MySQL.Options = []string{"--binlog-expire-logs-auto-purge=ON"} }, "use binlog_expire_logs_seconds"},
+		{"a retention", func(c *Config) { c.MySQL.Options = []string{"--binlog-expire-logs-seconds=0"} }, ""},
 		{"no option", func(c *Config) { c.MySQL.Options = []string{"max_connections=1"} }, "not of the form"},
 		{"no my.cnf", func(c *Config) { c.MySQL.DefaultsFile = "/nonexistent/my.cnf" }, "mysql.defaults_file: "},
 		{"virtual IPs", func(c *Config) {

@@ -25,6 +25,7 @@ func (a *Agent) newNode(s raftfsm.State) (nodeSide, error) {
 	if !a.cfg.Witness {
 		c.Mysqld, c.MysqlDir = a.outside.mysqld(a.mysqldConfig(s.AgentPassword)), a.cfg.MySQL.DataDir
 		a.openArchive(&c)
+		a.openPurger(&c)
 		c.Scratch = func(dir string) node.Mysqld { return a.outside.mysqld(a.scratchConfig(dir, s.AgentPassword)) }
 	}
 	a.hookVIP(&c)

@@ -36,12 +36,20 @@ func (a *Agent) serveNode(ctx context.Context) error {
 		go a.keepMarks(ctx)
 	}
 	if archive := a.archive.Load(); archive != nil {
-		done := make(chan struct{})
-		ctx, cancel := context.WithCancel(ctx)
-		go func() { archive.Run(ctx); close(done) }()
-		defer func() { cancel(); <-done }()
+		defer beside(ctx, archive.Run)()
+	}
+	if purger := a.purger.Load(); purger != nil {
+		defer beside(ctx, purger.Run)()
 	}
 	return n.Run(ctx)
+}
+
+// beside runs something until the function that it returns has ended it.
+func beside(ctx context.Context, run func(context.Context)) (end func()) {
+	done := make(chan struct{})
+	ctx, cancel := context.WithCancel(ctx)
+	go func() { run(ctx); close(done) }()
+	return func() { cancel(); <-done }
 }
 
 func (a *Agent) keepMarks(ctx context.Context) {

@@ -9,6 +9,7 @@ import (
 
 	"ha/agent/api"
 	"ha/agent/archive"
+	"ha/agent/purge"
 	"ha/agent/raftnode"
 	"ha/raftfsm"
 	"ha/vip"
@@ -276,6 +277,8 @@ func (b *statusBuilder) memberIssues(m raftfsm.Member) {
 			next = "see `ip link` on " + m.Name + " and the log of its agent"
 		case archive.CodeGap, archive.CodeDiverged, archive.CodeFailed:
 			next = archiveHints[p.Code]
+		case purge.CodeKept:
+			next = purgeHint
 		case codeNotServed:
 			next = "on a replica: kill -9 its mysqld, and its agent starts it anew; a primary is switched over first"
 		}

@@ -173,6 +173,9 @@ func TestStatus(t *testing.T) {
 		{"an archive that stands", func(in *StatusInput) {
 			in.Reports["a3"].Report.Problems = []raftfsm.Problem{{Code: "HA-ARCHIVE-GAP", Text: "it has a gap"}}
 		}, api.HealthOK, []string{"HA-ARCHIVE-GAP"}},
+		{"binary logs that are kept", func(in *StatusInput) {
+			in.Reports["a3"].Report.Problems = []raftfsm.Problem{{Code: "HA-BINLOGS-KEPT", Text: "n2 lacks some"}}
+		}, api.HealthOK, []string{"HA-BINLOGS-KEPT"}},
 		{"two nodes", func(in *StatusInput) {
 			in.State.Members, in.State.Ackers = in.State.Members[:2], in.State.Ackers[:1]
 			in.Raft = in.Raft[:2]

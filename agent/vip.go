@@ -94,7 +94,7 @@ func (a *Agent) vipReports() []raftfsm.VIPReport {
 
 // problems are those of the agent itself, for its reports.
 func (a *Agent) problems() []raftfsm.Problem {
-	out := append(a.raftProblems(), a.archiveProblems()...)
+	out := slices.Concat(a.raftProblems(), a.archiveProblems(), a.purgeProblems())
 	if a.vip == nil {
 		return out
 	}

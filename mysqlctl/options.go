@@ -21,6 +21,7 @@ var guarded = []string{
 	"read_only", "super_read_only", "skip_replica_start", "skip_slave_start", "gtid_mode", "enforce_gtid_consistency",
 	"rpl_semi_sync", "sync_binlog", "innodb_flush_log_at_trx_commit", "relay_log_recovery", "sync_relay_log",
 	"log_replica_updates", "log_slave_updates", "bind_address", "port", "init_connect", "offline_mode",
+	"binlog_expire_logs_auto_purge",
 }
 
 // installed returns the words of the installed binary, which is asked each time:
@@ -70,6 +71,7 @@ func (s *Server) startArgs(d dialect, initFile string) []string {
 		d.flag("--log-replica-updates=ON", "--log-slave-updates=ON"),
 		"--loose-binlog-format=ROW",
 		"--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1",
+		"--loose-binlog-expire-logs-auto-purge=OFF", // the agent purges: see TakePurging
 		"--relay-log-recovery=OFF", "--sync-relay-log=1",
 		d.flag("--replica-net-timeout=4", "--slave-net-timeout=4"),
 		"--performance-schema=ON",

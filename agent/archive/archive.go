@@ -58,6 +58,7 @@ type Config struct {
 // Status is how an archive is.
 type Status struct {
 	UpTo time.Time // when the last transaction was committed that it holds; zero: not known
+	Has  gtid.Set  // what it holds, and needs no more
 	// Code and Problem say why it does not go on; "" if it does.
 	Code, Problem string
 }
@@ -149,10 +150,10 @@ func (a *Archive) archive(ctx context.Context) (err error) {
 		return failed(err)
 	}
 	defer func() { err = errors.Join(err, failed(a.store.close())) }()
-	a.mu.Lock()
-	a.status.UpTo = a.store.at
-	a.mu.Unlock()
 	have, err := a.follows(ctx)
+	a.mu.Lock()
+	a.status.UpTo, a.status.Has = a.store.at, have
+	a.mu.Unlock()
 	if err != nil {
 		return err
 	}
@@ -181,7 +182,8 @@ func (a *Archive) follows(ctx context.Context) (gtid.Set, error) {
 	if err != nil {
 		return gtid.Set{}, err
 	}
-	have, err := a.store.set(purged)
+	a.store.before = purged
+	have, err := a.store.set()
 	if err != nil {
 		return have, failed(err)
 	}
@@ -255,9 +257,12 @@ func (a *Archive) sync() error {
 	if err := a.store.sync(); err != nil {
 		return err
 	}
+	has, err := a.store.set()
+	if err != nil {
+		return err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.status.Code, a.status.Problem = "", ""
-	a.status.UpTo = a.store.at
+	a.status = Status{UpTo: a.store.at, Has: has}
 	return nil
 }

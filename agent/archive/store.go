@@ -89,11 +89,10 @@ func (s *store) files() ([]int, error) {
 	return slices.Compact(out), nil
 }
 
-// set is what the archive holds, or begins behind: purged, where it is empty.
-func (s *store) set(purged gtid.Set) (gtid.Set, error) {
+// set is what the archive holds, or begins behind.
+func (s *store) set() (gtid.Set, error) {
 	if s.last == nil {
-		s.before = purged
-		return purged, nil
+		return s.before, nil
 	}
 	return s.last.Set()
 }
