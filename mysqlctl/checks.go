@@ -33,7 +33,7 @@ var checks = []check{
 
 // checkedNames is the list of variables for an SQL IN.
 var checkedNames = func() string {
-	names := []string{"'read_only'", "'super_read_only'"}
+	names := []string{"'read_only'", "'super_read_only'", "'" + autoPurge + "'", "'" + expireSeconds + "'", "'" + expireDays + "'"}
 	for _, c := range checks {
 		names = append(names, "'"+c.name+"'")
 		if c.old != "" {

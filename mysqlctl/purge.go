@@ -6,12 +6,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ha/mysqlctl/gtid"
+)
+
+// The variables that say when a server purges its binary logs by itself.
+const (
+	autoPurge     = "binlog_expire_logs_auto_purge"
+	expireSeconds = "binlog_expire_logs_seconds"
+	expireDays    = "expire_logs_days" // in old versions
 )
 
 // Binlog is one file of the server's binary log.
@@ -77,32 +83,33 @@ func (s *Server) BinlogBefore(ctx context.Context, name string) (gtid.Set, error
 
 // TakePurging sees to it that the server purges no binary logs by itself, and returns
 // after how long it would: 0 is never. ErrUnsupported before 8.0.29: it goes on then.
+// ErrBusy: an earlier statement hangs in the server, as a PURGE does on a full disk,
+// where no KILL ends it; more would pile up.
 func (s *Server) TakePurging(ctx context.Context) (after time.Duration, err error) {
-	values := make(map[string]string)
-	err = s.read(ctx, func(rows *sql.Rows) error {
-		for rows.Next() {
-			var name, value string
-			if err := rows.Scan(&name, &value); err != nil {
-				return err
-			}
-			values[strings.ToLower(name)] = value
-		}
-		return nil
-	}, "SELECT VARIABLE_NAME, VARIABLE_VALUE FROM performance_schema.global_variables WHERE VARIABLE_NAME IN ('binlog_expire_logs_auto_purge', 'binlog_expire_logs_seconds', 'expire_logs_days')")
+	s.mu.Lock()
+	info := s.info
+	s.mu.Unlock()
+	sets, err := s.readSets(ctx, info.selectVariables()+`;
+SELECT 'hangs' AS kind, t.PROCESSLIST_INFO AS statement FROM performance_schema.threads t WHERE t.PROCESSLIST_USER = `+quote(s.cfg.Account.User)+`
+ AND (t.PROCESSLIST_INFO LIKE 'SHOW BINLOG EVENTS%' OR t.PROCESSLIST_INFO LIKE 'PURGE BINARY LOGS%')`)
 	if err != nil {
 		return 0, fmt.Errorf("retention of binary logs: %w", err)
 	}
-	const auto = "binlog_expire_logs_auto_purge"
-	if values[auto] == "" {
-		return 0, fmt.Errorf("%w: %s", ErrUnsupported, auto)
+	if hangs := sets["hangs"]; len(hangs) > 0 {
+		return 0, fmt.Errorf("%w: %s", ErrBusy, hangs[0]["statement"])
 	}
-	if isOn(values[auto]) {
-		if err := s.exec(ctx, "SET GLOBAL "+auto+" = OFF"); err != nil {
-			return 0, fmt.Errorf("%s: %w", auto, err)
+	have := make(map[string]string)
+	info.addVariables(have, sets["variable"])
+	if have[autoPurge] == "" {
+		return 0, fmt.Errorf("%w: %s", ErrUnsupported, autoPurge)
+	}
+	if isOn(have[autoPurge]) {
+		if err := s.exec(ctx, "SET GLOBAL "+autoPurge+" = OFF"); err != nil {
+			return 0, fmt.Errorf("%s: %w", autoPurge, err)
 		}
 	}
 	// Where the days are set the seconds are 0.
-	seconds := max(number(values["binlog_expire_logs_seconds"]), 24*3600*number(values["expire_logs_days"]))
+	seconds := max(number(have[expireSeconds]), 24*3600*number(have[expireDays]))
 	return time.Duration(seconds) * time.Second, nil
 }
 

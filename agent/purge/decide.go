@@ -18,6 +18,9 @@ const (
 	// roomShare of the file system is to stay free, roomMost bytes at most.
 	roomShare = 20
 	roomMost  = 10 << 30
+	// roomLeast is what a PURGE needs: on a full disk it waits for room itself, and
+	// keeps the server's other statements about binary logs waiting.
+	roomLeast = 1 << 20
 )
 
 // Holder is who may need what is in the server's binary logs.
@@ -49,6 +52,9 @@ type verdict struct {
 // decide looks at binary logs from the oldest on. holds gives the transactions of one.
 func decide(files []mysqlctl.Binlog, holds func(i int) (gtid.Set, error), f facts) (v verdict, err error) {
 	missing := f.missing()
+	if f.free < roomLeast {
+		return v, nil
+	}
 	for i := 0; i < len(files)-1 && i < atOnce && f.keep > 0; i++ {
 		age, short := f.now.Sub(files[i].Closed), missing > 0
 		if age <= f.keep && !short {

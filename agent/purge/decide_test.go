@@ -51,7 +51,7 @@ func TestDecide(t *testing.T) {
 		{name: "a clock that jumped: an old one behind a young one", ages: []time.Duration{day / 2, 3 * day}, keep: day, free: plenty, holders: all},
 		{name: "one from the future", ages: []time.Duration{-day, 3 * day}, keep: day, free: plenty, holders: all},
 		{name: "for ever", ages: []time.Duration{900 * day}, keep: 0, free: plenty, holders: all},
-		{name: "for ever, also without room", ages: []time.Duration{900 * day}, keep: 0, free: 0, holders: all},
+		{name: "for ever, also without room", ages: []time.Duration{900 * day}, keep: 0, free: gb, holders: all},
 		{name: "many", ages: slices.Repeat([]time.Duration{2 * day}, 15), keep: day, free: plenty, n: atOnce},
 
 		{name: "a member lacks some", ages: []time.Duration{3 * day, 3 * day, 2 * day}, keep: day, free: plenty,
@@ -73,12 +73,13 @@ func TestDecide(t *testing.T) {
 		{name: "room is just enough", ages: []time.Duration{day / 2}, keep: day, free: 10 * gb, holders: all},
 		{name: "room is short: the young go, as many as it takes", ages: []time.Duration{day / 2, day / 2, day / 2}, keep: day, free: 8 * gb, holders: all, n: 2, early: true},
 		{name: "room is short, old ones are enough", ages: []time.Duration{3 * day, 2 * day, day / 2}, keep: day, free: 9 * gb, holders: all, n: 2},
-		{name: "there is no room, but for the last", ages: []time.Duration{day / 2, day / 3}, keep: day, free: 0, holders: all, n: 2, early: true},
+		{name: "there is no room, but for the last", ages: []time.Duration{day / 2, day / 3}, keep: day, free: roomLeast, holders: all, n: 2, early: true},
+		{name: "there is not even room to purge", ages: []time.Duration{2 * day}, keep: day, free: roomLeast - 1, holders: all},
 		{name: "room is short, and a member is gone", ages: []time.Duration{2 * day, day / 2, day / 3}, keep: day, free: 8 * gb,
 			holders: []Holder{member("n2", 1), member("n3", 9)}, n: 2, early: true, lack: "n2"},
 		{name: "room was short, the rest is kept for a member", ages: []time.Duration{2 * day, 2 * day}, keep: day, free: 9 * gb,
 			holders: []Holder{member("n2", 0)}, n: 1, lack: "n2", held: "n2 lacks transactions in binlog.000002"},
-		{name: "room is short, and the archive stands", ages: []time.Duration{day / 2, day / 2}, keep: day, free: 0,
+		{name: "room is short, and the archive stands", ages: []time.Duration{day / 2, day / 2}, keep: day, free: gb,
 			holders: []Holder{member("n2", 0), archive(1)}, n: 1, early: true, lack: "n2", held: "the archive lacks transactions in binlog.000002"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -111,7 +112,7 @@ func TestDecideUnreadable(t *testing.T) {
 			return gtid.Set{}, bad
 		}
 		return upTo(1), nil
-	}, facts{now: time.Now(), keep: time.Hour, size: 100, free: 50})
+	}, facts{now: time.Now(), keep: time.Hour, size: 1 << 30, free: 1 << 30})
 	if v.n != 1 || !errors.Is(err, bad) {
 		t.Errorf("%+v, %v", v, err)
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ha/mysqlctl"
 	"ha/mysqlctl/gtid"
 	"ha/mysqlctl/mysqltest"
@@ -154,7 +156,7 @@ func TestPurge(t *testing.T) {
 	r.Exec("SET GLOBAL binlog_expire_logs_seconds = 0")
 	r.row()
 	r.next(900 * day)
-	r.set(0)
+	r.set(1 << 30)
 	r.stays(2)
 
 	// Without room the young go as well, and what a member lacks: that is told.
@@ -242,9 +244,14 @@ func TestPurgeBehindWaitingCommits(t *testing.T) {
 		return r.Value("SELECT COUNT(*) FROM performance_schema.processlist WHERE INFO LIKE 'FLUSH NO_WRITE%'") == "1"
 	})
 	r.set(50 << 30)
-	began := time.Now()
-	if err := r.p.round(r.t.Context()); time.Since(began) > timeout+mysqlctl.KillGrace+time.Second {
-		t.Errorf("a round took %s: %v", time.Since(began), err)
+	for range 3 { // beside those of the purger
+		began := time.Now()
+		if err := r.p.round(r.t.Context()); time.Since(began) > timeout+mysqlctl.KillGrace+time.Second {
+			t.Errorf("a round took %s: %v", time.Since(began), err)
+		}
+	}
+	if n := r.Value("SELECT COUNT(*) FROM performance_schema.threads WHERE PROCESSLIST_INFO LIKE 'SHOW BINLOG%' OR PROCESSLIST_INFO LIKE 'PURGE%'"); n > "2" {
+		t.Errorf("%s statements pile up", n)
 	}
 	if st := r.MustStatus(); st.Waiting == 0 {
 		t.Errorf("nothing waits any more: %+v", st)
@@ -257,4 +264,80 @@ func TestPurgeBehindWaitingCommits(t *testing.T) {
 		t.Error(err)
 	}
 	mysqltest.Eventually(t, 20*time.Second, "the old one goes", func() bool { return r.files()[0].Name != "binlog.000001" })
+}
+
+// A disk that gets full has room again, without a word of how old the logs are. Where
+// it is full nothing more is begun that would hang in the server.
+func TestPurgeDisk(t *testing.T) {
+	logs := t.TempDir()
+	if err := unix.Mount("tmpfs", logs, "tmpfs", 0, "size=64m"); err != nil {
+		t.Skipf("NOT TESTED, as it needs root: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(logs, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	n := mysqltest.New(t, func(c *mysqlctl.Config) { c.LogBin = filepath.Join(logs, "bin") })
+	ctx := mysqltest.Ctx(t, 3*time.Minute)
+	if err := n.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	mysqltest.Primary(t, 0, n)
+	n.Exec("CREATE TABLE app.big (id INT PRIMARY KEY, v LONGBLOB)")
+	for _, id := range []string{"1", "2", "3"} {
+		n.Exec("INSERT INTO app.big VALUES ("+id+", REPEAT('x', 5000000))", "FLUSH NO_WRITE_TO_BINLOG BINARY LOGS")
+	}
+	r := &rig{t: t, Node: n, free: -1}
+	r.p = New(Config{Server: r, Holders: func() []Holder { return []Holder{{Name: "n2"}} }, Note: func(text string) { r.notes = append(r.notes, text) },
+		Log: slog.New(slog.DiscardHandler)})
+	fill := func(leave int64) {
+		t.Helper()
+		_, free, err := n.BinlogRoom()
+		if err == nil {
+			err = os.WriteFile(filepath.Join(logs, "full"), make([]byte, free-leave), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	sessions := func() string {
+		return r.Value("SELECT COUNT(*) FROM performance_schema.threads WHERE PROCESSLIST_USER = ?", r.Config.Account.User)
+	}
+
+	fill(0)
+	before := sessions()
+	for range 3 {
+		if err := r.p.round(ctx); err != nil || len(r.files()) != 4 {
+			t.Errorf("on a full disk: %v, %v", err, r.files())
+		}
+	}
+	// A PURGE that was begun all the same is not followed by another.
+	limited, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer cancel()
+	if err := r.PurgeTo(limited, r.files()[1].Name); !errors.Is(err, mysqlctl.ErrAbandoned) {
+		t.Fatalf("a PURGE on a full disk: %v", err)
+	}
+	for range 3 {
+		if err := r.p.round(ctx); !errors.Is(err, mysqlctl.ErrBusy) {
+			t.Errorf("behind a PURGE that hangs: %v", err)
+		}
+	}
+	t.Logf("%s sessions, then %s", before, sessions())
+
+	if err := os.Remove(filepath.Join(logs, "full")); err != nil {
+		t.Fatal(err)
+	}
+	mysqltest.Eventually(t, 90*time.Second, "the PURGE ends", func() bool { return r.p.round(ctx) == nil }) // it looks once a minute
+	had := len(r.files())
+	fill(3 << 20) // of 64
+	if err := r.p.round(ctx); err != nil || len(r.files()) != had-1 {
+		t.Errorf("without room: %v, %v", err, r.files())
+	}
+	if _, free, err := n.BinlogRoom(); err != nil || free < 7<<20 {
+		t.Errorf("%d bytes are free, %v", free, err)
+	}
+	if got := r.noted(); !strings.Contains(got, "early: only 2 MB") && !strings.Contains(got, "early: only 3 MB") {
+		t.Errorf("the events say %q", got)
+	}
 }
