@@ -137,6 +137,10 @@ func TestPurge(t *testing.T) {
 	r.left(2, "the archive lacks")
 	r.set(room, Holder{Name: "n2", Has: all})
 	r.left(1, "")
+	// What a member lacks that is in no log here is no reason to keep one.
+	r.set(room, Holder{Name: "n2", Has: r.row().Minus(all)})
+	r.next(31 * day)
+	r.left(1, "")
 	if r.noted() != "" {
 		t.Errorf("a purge in its time is an event: %s", r.noted())
 	}
