@@ -212,6 +212,8 @@ func TestArchive(t *testing.T) {
 	r.commit(r.executed())
 	r.archived(r.executed())
 
+	mysqltest.Eventually(t, 10*time.Second, "word of what it has", func() bool { return r.a.Status().Has.Equal(r.executed()) })
+
 	r.stop()
 	files := r.files(r.dir)
 	last := files[len(files)-1]
@@ -282,6 +284,9 @@ func TestArchiveStands(t *testing.T) {
 	r.commit(r.executed())
 	r.run()
 	r.problem(CodeGap)
+	if has := r.a.Status().Has; !has.Equal(have) {
+		t.Errorf("it has %s, and says %s", have, has)
+	}
 	r.stop()
 	r.archived(have)
 
