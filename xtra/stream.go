@@ -181,50 +181,63 @@ func copySum(ctx context.Context, dst io.Writer, src io.Reader, progress func(n 
 // ErrCutShort if the stream has no end. Nothing is synced: see Sync.
 func Receive(ctx context.Context, in io.Reader, dir string, note func(kind string, text []byte) error, progress func(n int64)) (Tree, []byte, error) {
 	t := Tree{Dirs: []string{}, Files: []File{}}
+	end, err := receive(in, note, func(h *tar.Header, r io.Reader) error {
+		path := strings.TrimSuffix(h.Name, "/")
+		if !filepath.IsLocal(filepath.FromSlash(path)) {
+			return fmt.Errorf("the stream has a file %q, which is outside", path)
+		}
+		name := filepath.Join(dir, filepath.FromSlash(path))
+		if h.Typeflag == tar.TypeDir {
+			if err := os.Mkdir(name, 0o750); err != nil {
+				return err
+			}
+			t.Dirs = append(t.Dirs, path)
+			return nil
+		}
+		f, err := writeFile(ctx, name, r, progress)
+		if err != nil {
+			return err
+		}
+		f.Path = path
+		t.Files = append(t.Files, f)
+		return nil
+	})
+	return t, end, err
+}
+
+// receive reads a stream until its end note, whose text it gives. entry is called
+// with all that is no note.
+func receive(in io.Reader, note func(kind string, text []byte) error, entry func(h *tar.Header, r io.Reader) error) ([]byte, error) {
 	comp, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1))
 	if err != nil {
-		return t, nil, err
+		return nil, err
 	}
 	defer comp.Close()
 	for r := tar.NewReader(comp); ; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return t, nil, ErrCutShort
+			return nil, ErrCutShort
 		}
 		if err != nil {
-			return t, nil, fmt.Errorf("read stream: %w", err)
+			return nil, fmt.Errorf("read stream: %w", err)
 		}
-		if kind, ok := strings.CutPrefix(h.Name, notes); ok {
-			text, err := io.ReadAll(io.LimitReader(r, maxNote))
-			if err != nil {
-				return t, nil, fmt.Errorf("read stream: %w", err)
-			}
-			if kind == endNote {
-				return t, text, nil
-			}
-			if err := note(kind, text); err != nil {
-				return t, nil, err
+		kind, ok := strings.CutPrefix(h.Name, notes)
+		if !ok {
+			if err := entry(h, r); err != nil {
+				return nil, err
 			}
 			continue
 		}
-		path := strings.TrimSuffix(h.Name, "/")
-		if !filepath.IsLocal(filepath.FromSlash(path)) {
-			return t, nil, fmt.Errorf("the stream has a file %q, which is outside", path)
-		}
-		name := filepath.Join(dir, filepath.FromSlash(path))
-		if h.Typeflag == tar.TypeDir {
-			if err := os.Mkdir(name, 0o750); err != nil {
-				return t, nil, err
-			}
-			t.Dirs = append(t.Dirs, path)
-			continue
-		}
-		f, err := writeFile(ctx, name, r, progress)
+		text, err := io.ReadAll(io.LimitReader(r, maxNote))
 		if err != nil {
-			return t, nil, err
+			return nil, fmt.Errorf("read stream: %w", err)
 		}
-		f.Path = path
-		t.Files = append(t.Files, f)
+		if kind == endNote {
+			return text, nil
+		}
+		if err := note(kind, text); err != nil {
+			return nil, err
+		}
 	}
 }
 

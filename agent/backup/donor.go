@@ -25,25 +25,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ha/agent/api"
+	"ha/agent/stream"
 	"ha/mysqlctl"
 	"ha/xtra"
 )
 
 const (
-	// stall ends a backup whose other side takes, or sends, nothing for that long.
-	stall = time.Minute
-	// beat is how often a donor says how it goes.
-	beat = 500 * time.Millisecond
 	// spare is what a copy leaves free on the donor's disk, in bytes.
 	spare = 64 << 20
 	// endBound is what the end of a throw-away server may take.
 	endBound = 30 * time.Second
-)
-
-// Kinds of notes in the stream, beside its end.
-const (
-	noteProgress = "progress" // api.BackupProgress
-	noteError    = "error"    // api.Error
 )
 
 // Donor gives backups of one server. Its fields are set before its methods are called.
@@ -66,12 +57,12 @@ func (d *Donor) data() string { return filepath.Join(d.dir(), "data") }
 
 // throwaway is the server on the copy.
 func (d *Donor) throwaway() *mysqlctl.Server {
-	return private(d.Server, d.data(), filepath.Join(d.dir(), "mysqld.log"), ".backup", d.Log)
+	return Private(d.Server, d.data(), filepath.Join(d.dir(), "mysqld.log"), ".backup", d.Log)
 }
 
-// private is a server on a copy of data that nobody but this process can reach, and
+// Private is a server on a copy of data that nobody but this process can reach, and
 // that touches no file of the real one: its socket and pid file have a suffix.
-func private(c mysqlctl.Config, data, log, suffix string, to *slog.Logger, more ...string) *mysqlctl.Server {
+func Private(c mysqlctl.Config, data, log, suffix string, to *slog.Logger, more ...string) *mysqlctl.Server {
 	c.DataDir, c.LogBin, c.Host, c.Port = data, "", "", 0
 	c.Socket, c.PidFile, c.LogFile = c.Socket+suffix, c.PidFile+suffix, log
 	c.Options = slices.Concat(c.Options, throwawayOptions, more)
@@ -93,7 +84,7 @@ func (d *Donor) Tidy(ctx context.Context) {
 		return
 	}
 	d.Log.Info("removing an unfinished backup", "dir", d.dir())
-	if err := end(d.throwaway(), true); err != nil {
+	if err := End(d.throwaway(), true); err != nil {
 		d.Log.Warn("throw-away server not ended", "err", err)
 	}
 	// The real mysqld may still clone: the node ends the statements of its earlier
@@ -107,7 +98,7 @@ func (d *Donor) Tidy(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(beat):
+		case <-time.After(stream.Beat):
 		}
 	}
 }
@@ -129,10 +120,9 @@ func (d *Donor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		api.WriteError(w, err)
 		return
 	}
-	w.Header().Set("Connection", "close") // the deadlines of its writes are not the next request's
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	s, err := xtra.NewSender(newOutlet(ctx, w, req.Throttle))
+	s, err := xtra.NewSender(stream.NewOutlet(ctx, w, req.Throttle))
 	if err != nil {
 		api.WriteError(w, err)
 		return
@@ -146,19 +136,10 @@ func (d *Donor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		d.Log.Warn("backup failed", "err", err)
-		_ = s.Note(noteError, noted(err)) // if anybody is there
+		_ = s.Note(stream.NoteError, stream.ErrorNote(err)) // if anybody is there
 		return
 	}
 	d.Log.Info("backup done", "took", time.Since(began).Round(time.Millisecond), "bytes", m.Bytes)
-}
-
-func noted(err error) api.Error {
-	e := api.Error{Code: api.ExitCode(err), Msg: err.Error()}
-	var own *api.Error
-	if errors.As(err, &own) {
-		e.Word, e.Hint = own.Word, own.Hint
-	}
-	return e
 }
 
 // check refuses what cannot work, before anything is begun.
@@ -232,7 +213,7 @@ func (d *Donor) take(ctx context.Context, s *xtra.Sender) (xtra.Manifest, error)
 	if err != nil {
 		return m, err
 	}
-	if err := s.Note(noteProgress, api.BackupProgress{Phase: "send", Total: int64(total)}); err != nil {
+	if err := s.Note(stream.NoteProgress, api.BackupProgress{Phase: "send", Total: int64(total)}); err != nil {
 		return m, err
 	}
 	if m.Tree, err = s.Files(ctx, d.data()); err != nil {
@@ -286,7 +267,7 @@ func (d *Donor) prepare(ctx context.Context, m *xtra.Manifest) (err error) {
 		return err
 	}
 	if err := md.Start(ctx); err != nil {
-		return errors.Join(fmt.Errorf("open the copy: %w", err), end(md, true))
+		return errors.Join(fmt.Errorf("open the copy: %w", err), End(md, true))
 	}
 	err = func() error {
 		if err := md.ResetReplica(ctx); err != nil {
@@ -300,14 +281,14 @@ func (d *Donor) prepare(ctx context.Context, m *xtra.Manifest) (err error) {
 		m.Options, err = md.CopyOptions(ctx)
 		return err
 	}()
-	if err = errors.Join(err, end(md, err != nil || ctx.Err() != nil)); err != nil {
+	if err = errors.Join(err, End(md, err != nil || ctx.Err() != nil)); err != nil {
 		return fmt.Errorf("prepare the copy: %w", err)
 	}
 	return strip(d.data())
 }
 
-// end ends a throw-away server, cleanly or not.
-func end(md *mysqlctl.Server, kill bool) error {
+// End ends a throw-away server, cleanly or not.
+func End(md *mysqlctl.Server, kill bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), endBound)
 	defer cancel()
 	if kill {

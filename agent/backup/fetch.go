@@ -1,22 +1,19 @@
 package backup
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ha/agent/api"
-	"ha/agent/wire"
+	"ha/agent/stream"
 	"ha/xtra"
 )
 
@@ -75,30 +72,11 @@ func beingMade(path string) bool {
 // receive fills the directory and compares it with what the donor has read.
 func receive(ctx context.Context, client *http.Client, addr, part string, req api.BackupRequest, progress func(Progress)) (xtra.Manifest, error) {
 	var m xtra.Manifest
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	body, err := json.Marshal(req)
+	in, err := stream.Open(ctx, client, addr, api.PathBackup, req)
 	if err != nil {
 		return m, err
 	}
-	post, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+addr+api.PathBackup, bytes.NewReader(body))
-	if err != nil {
-		return m, err
-	}
-	alive := time.AfterFunc(stall, func() { cancel(fmt.Errorf("nothing came from %s for %s", addr, stall)) })
-	defer alive.Stop()
-	resp, err := client.Do(post)
-	if err != nil {
-		return m, because(ctx, api.Unreachable("ask %s for a backup: %w", addr, wire.ClassifyDialError(err)))
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
-		if own := api.ReadError(text); own != nil {
-			return m, own
-		}
-		return m, api.Failed("%s: %s: %s", addr, resp.Status, bytes.TrimSpace(text))
-	}
+	defer in.Close()
 	data := filepath.Join(part, xtra.BackupData)
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return m, err
@@ -106,12 +84,9 @@ func receive(ctx context.Context, client *http.Client, addr, part string, req ap
 	at := Progress{}
 	note := func(kind string, text []byte) error {
 		switch kind {
-		case noteError:
-			if own := api.ReadError(text); own != nil {
-				return own
-			}
-			return api.Failed("the donor failed: %s", text)
-		case noteProgress:
+		case stream.NoteError:
+			return stream.Failure(text)
+		case stream.NoteProgress:
 			if err := json.Unmarshal(text, &at); err != nil {
 				return err
 			}
@@ -126,12 +101,12 @@ func receive(ctx context.Context, client *http.Client, addr, part string, req ap
 		at.Done += n
 		progress(at)
 	}
-	got, end, err := xtra.Receive(ctx, watched{resp.Body, alive}, data, note, took)
+	got, end, err := xtra.Receive(in.Context(), in, data, note, took)
 	if errors.Is(err, xtra.ErrCutShort) {
 		err = api.Failed("the donor is gone: %w", err)
 	}
 	if err != nil {
-		return m, because(ctx, err)
+		return m, in.Because(err)
 	}
 	if err := json.Unmarshal(end, &m); err != nil {
 		return m, fmt.Errorf("read the donor's list of files: %w", err)
@@ -140,14 +115,6 @@ func receive(ctx context.Context, client *http.Client, addr, part string, req ap
 		return m, api.Failed("the backup is not what the donor sent: %w", err)
 	}
 	return m, nil
-}
-
-// because gives the reason why the context was ended, if it was.
-func because(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return fmt.Errorf("%w (%w)", cause, err)
-	}
-	return err
 }
 
 func roomFor(dir string, total int64) error {
@@ -181,18 +148,4 @@ func publish(dir, part string, m xtra.Manifest) (string, error) {
 		return "", api.Failed("sync %s: %w", dir, err)
 	}
 	return m.Name, nil
-}
-
-// watched puts off the alarm with all that comes.
-type watched struct {
-	io.Reader
-	alarm *time.Timer
-}
-
-func (w watched) Read(p []byte) (int, error) {
-	n, err := w.Reader.Read(p)
-	if n > 0 {
-		w.alarm.Reset(stall)
-	}
-	return n, err
 }

@@ -184,7 +184,7 @@ func (r *Restore) run(ctx context.Context, m *Restored, logs []string, progress 
 func (r *Restore) open(ctx context.Context, m *Restored, logs []string, progress func(Progress)) error {
 	server := r.Server
 	server.ServerID = mysqlctl.ReplayServerID
-	md := private(server, r.data(), filepath.Join(r.dir(), "mysqld.log"), ".restore", r.Log)
+	md := Private(server, r.data(), filepath.Join(r.dir(), "mysqld.log"), ".restore", r.Log)
 	m.Set = m.Executed
 	replay := false
 	if len(logs) > 0 {
@@ -207,7 +207,7 @@ func (r *Restore) open(ctx context.Context, m *Restored, logs []string, progress
 	if err == nil && !r.Member {
 		err = md.ForgetCluster(ctx)
 	}
-	return cmp.Or(errors.Join(err, end(md, err != nil || ctx.Err() != nil)), ctx.Err())
+	return cmp.Or(errors.Join(err, End(md, err != nil || ctx.Err() != nil)), ctx.Err())
 }
 
 func (r *Restore) started(ctx context.Context, md *mysqlctl.Server) error {
