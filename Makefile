@@ -9,13 +9,16 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test race fuzz sim sim-mutants demo bench-failover bench-switchover bench-vip faults copies-all join bench-rebuild bench-idle lab lab-fast lab-all chaos stress clean
+.PHONY: help deps deps-mariadb build check test race fuzz sim sim-mutants demo bench-failover bench-switchover bench-vip faults copies-all join bench-rebuild bench-idle lab lab-fast lab-all chaos stress clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## get what is missing: MySQL (into .deps), tools, Go modules
 	@scripts/deps.sh
+
+deps-mariadb: ## get MariaDB and mariadb-backup too (into .deps), for the tests of that engine
+	@scripts/deps.sh mariadb
 
 build: deps ## build ./ha, one static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o ha .

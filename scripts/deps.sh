@@ -8,6 +8,9 @@
 #
 # It is cached: when a stamp says that nothing has changed, it returns at once.
 #
+# "deps.sh mariadb" gets MariaDB and mariadb-backup, for the tests of that engine
+# only; without them these say that they were skipped.
+#
 #   HA_DEPS_DIR       where to keep things (default: .deps in the repository);
 #                     clones that share it download once
 #   HA_MYSQLD         a mysqld of your own; then none is downloaded
@@ -338,6 +341,64 @@ get_mysql() {
 	rm -rf "$work"
 }
 
+# --- MariaDB, if asked for ---------------------------------------------------
+
+# Unpacks this release's MariaDB below $deps/mariadb: installed as a package it
+# would be started as a service. What it needs and this machine lacks goes along;
+# the rest, the C library first, is the machine's.
+get_mariadb() {
+	local root=$deps/mariadb work=$deps/work-mariadb log=$deps/mariadb.log tool deb name
+	[[ ! -e $root/.version ]] || return 0
+	for tool in apt-get dpkg; do
+		command -v "$tool" >/dev/null || { lack mariadb "no $tool here"; return; }
+	done
+	local triple
+	triple=$(dpkg --print-architecture)
+	case $triple in
+	amd64) triple=x86_64-linux-gnu ;;
+	arm64) triple=aarch64-linux-gnu ;;
+	*) lack mariadb "no recipe for architecture $triple"; return ;;
+	esac
+	rm -rf "$work" "$root"
+	mkdir -p "$work/archives/partial" "$work/root/bin"
+	say "downloading MariaDB (about 20 MB) into $root"
+	local get=(apt-get -q -y -o Debug::NoLocking=1 -o Dir::Cache::archives="$work/archives" -o APT::Sandbox::User=
+		--no-install-recommends --reinstall --download-only install mariadb-server-core mariadb-client-core mariadb-backup)
+	if ! "${get[@]}" >"$log" 2>&1; then
+		apt-get -q update >>"$log" 2>&1 || true
+		if ! "${get[@]}" >>"$log" 2>&1; then
+			tail -n 20 "$log" >&2
+			lack mariadb "download failed (log: $log)"
+			return
+		fi
+	fi
+	for deb in "$work"/archives/*.deb; do
+		dpkg -x "$deb" "$work/root"
+	done
+	for tool in sbin/mariadbd bin/mariadb-backup bin/mbstream bin/mariadb-install-db; do
+		name=${tool##*/}
+		cat >"$work/root/bin/$name" <<-EOF
+			#!/bin/sh
+			# Written by scripts/deps.sh: usr/$tool with the libraries beside it. The
+			# pid stays. PREFIX is where this file is: the directory can move.
+			self=\$(readlink -f -- "\$0")
+			prefix=\${self%/*/*}
+			LD_LIBRARY_PATH=\$prefix/usr/lib/$triple:\$prefix/lib/$triple
+			export LD_LIBRARY_PATH
+			exec "\$prefix/usr/$tool" "\$@"
+		EOF
+		chmod 755 "$work/root/bin/$name"
+	done
+	local version
+	if ! version=$("$work/root/bin/mariadb-backup" --version 2>&1); then
+		lack mariadb "what was downloaded does not start here: $version"
+		return
+	fi
+	sed -n 's/.* based on //p' <<<"$version" >"$work/root/.version"
+	mv "$work/root" "$root"
+	rm -rf "$work"
+}
+
 # --- Go modules -------------------------------------------------------------
 
 get_modules() {
@@ -362,6 +423,15 @@ up_to_date() {
 	[[ $(cat "$deps/.stamp" 2>/dev/null) == "$fingerprint" && -z $(absent_packages) ]] &&
 		[[ -x ${HA_MYSQLD:-$prefix/bin/mysqld} ]]
 }
+
+if [[ ${1:-} == mariadb ]]; then
+	exec 9>"$deps/.lock"
+	flock 9
+	get_mariadb
+	((${#missing[@]} == 0)) || exit 1
+	say "$(cat "$deps/mariadb/.version") in $deps/mariadb"
+	exit 0
+fi
 
 up_to_date && exit 0
 exec 9>"$deps/.lock"

@@ -53,6 +53,10 @@ stage_real() {
 	fi
 	if ((EUID)); then echo "== NOT TESTED, as it needs root: virtual IPs, hosts and networks that break (./vip, ./lab)"; fi
 	mapfile -t packages < <(existing ./mysqlctl/... ./agent/... ./lab/...)
+	if [[ ! -x ${HA_DEPS_DIR:-.deps}/mariadb/bin/mariadb-backup ]]; then
+		echo "== NOT TESTED: copies by a real mariadb-backup (./agent/engine); make deps-mariadb gets it"
+	fi
+	echo "== NOT TESTED: xtrabackup itself, which cannot be installed here; a stand-in takes its place"
 	# One package at a time: each starts several servers.
 	# -count=1: what servers did yesterday is no proof for today.
 	go test -count=1 -p 1 -timeout 15m "${packages[@]}" .

@@ -67,6 +67,9 @@ func (p Place) Old() string { return p.beside(".old") }
 // Scratch is a directory below the unfinished copy: what is put there goes with it.
 func (p Place) Scratch() string { return filepath.Join(p.clone(), "scratch") }
 
+// Unfinished is the copy while it is being made and verified.
+func (p Place) Unfinished() string { return filepath.Join(p.clone(), "data") }
+
 func (p Place) step(next string) error {
 	if p.Step == nil {
 		return nil
@@ -125,7 +128,7 @@ func (p Place) Prepare() error {
 // Take makes a copy beside the data with clone, verifies it and gives it a new
 // server identity. Swap puts it in place.
 func (p Place) Take(ctx context.Context, clone CloneFunc, progress Progress) error {
-	dir := filepath.Join(p.clone(), "data")
+	dir := p.Unfinished()
 	if err := p.step("copy"); err != nil {
 		return err
 	}
@@ -228,10 +231,17 @@ func (p Place) Recover() (swapped bool, err error) {
 	return swapped, p.Clean()
 }
 
+// mariadbAccounts is MariaDB's file of accounts: it has no mysql.ibd.
+const mariadbAccounts = "mysql/global_priv.MAD"
+
 // verify looks for what every server has, and for CLONE's own marks of a copy
 // that is not finished.
 func verify(dir string) error {
-	for _, name := range []string{"ibdata1", "mysql.ibd"} {
+	system := "mysql.ibd"
+	if mariadb, err := exists(filepath.Join(dir, mariadbAccounts)); err != nil || mariadb {
+		system = mariadbAccounts
+	}
+	for _, name := range []string{"ibdata1", system} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrIncomplete, err)
