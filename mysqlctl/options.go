@@ -27,12 +27,21 @@ var guarded = []string{
 // installed returns the words of the installed binary, which is asked each time:
 // a package upgrade may have changed it since.
 func (s *Server) installed(ctx context.Context) (dialect, error) {
-	out, err := exec.CommandContext(ctx, s.cfg.Mysqld, "--no-defaults", "--version").Output()
+	version, err := InstalledVersion(ctx, s.cfg.Mysqld)
 	if err != nil {
-		return dialect{}, fmt.Errorf("%s --version: %w", s.cfg.Mysqld, err)
+		return dialect{}, err
+	}
+	return dialectOf(version)
+}
+
+// InstalledVersion asks a mysqld binary for its version. Words may follow it.
+func InstalledVersion(ctx context.Context, mysqld string) (string, error) {
+	out, err := exec.CommandContext(ctx, mysqld, "--no-defaults", "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", mysqld, err)
 	}
 	_, version, _ := strings.Cut(string(out), "Ver ")
-	return dialectOf(strings.TrimSpace(version))
+	return strings.TrimSpace(version), nil
 }
 
 func (s *Server) firstArgs() []string {
