@@ -9,12 +9,31 @@ import (
 // Engine names what makes a physical copy.
 type Engine string
 
-// EngineClone is MySQL's own CLONE.
-const EngineClone Engine = "clone"
+// EngineClone is MySQL's own CLONE: the recipient's server fetches the data from the
+// donor's. With the others a tool beside the donor's server reads them, and the agents
+// stream what it writes.
+const (
+	EngineClone         Engine = "clone"
+	EngineXtraBackup    Engine = "xtrabackup"
+	EngineMariaDBBackup Engine = "mariadb-backup"
+)
+
+// Engines are all of them, the first to be taken first.
+var Engines = []Engine{EngineClone, EngineXtraBackup, EngineMariaDBBackup}
+
+// Streams says that agents stream what a tool reads.
+func (e Engine) Streams() bool { return e != "" && e != EngineClone }
+
+// EngineReport says whether a host can copy with a tool.
+type EngineReport struct {
+	Engine Engine `json:"engine"`
+	No     string `json:"no,omitempty"` // why not; empty: it can
+}
 
 // Copying is how a copy is made.
 type Copying struct {
-	Engine Engine `json:"engine,omitempty"` // empty: clone
+	// Engine; empty in a lease: clone, in a question: the first that goes.
+	Engine Engine `json:"engine,omitempty"`
 	// Throttle bounds the copy, in bytes per second; 0: it is not bounded.
 	Throttle int64 `json:"throttle,omitempty"`
 	// InPlace removes the old data before the copy is made, for a disk that has

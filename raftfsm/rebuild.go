@@ -19,6 +19,7 @@ const (
 	CodeNoSpace   = "HA-NO-SPACE"   // the copy does not fit
 	CodeVersion   = "HA-VERSION"    // the versions of donor and recipient do not go together
 	CodeLeaving   = "HA-LEAVING"    // it is to be forgotten
+	CodeNoEngine  = "HA-NO-ENGINE"  // a host lacks the tool, or the tool does not know the server
 )
 
 // copySpare is room that a copy leaves free, in bytes.
@@ -36,8 +37,31 @@ type DonorChoice struct {
 }
 
 // PlanRebuild makes the wish to copy a member's data anew, or says why not. The
-// choices are all other members, the best donor first.
+// choices are all other members, the best donor first. A wish without an engine gets
+// the first one that recipient and some donor can both copy with.
 func PlanRebuild(s *State, v *View, w Wish) (Wish, []DonorChoice, Refusal) {
+	if w.Engine != "" {
+		return planRebuild(s, v, w)
+	}
+	w.Engine = EngineClone
+	plan, lines, no := planRebuild(s, v, w)
+	if no.Code != CodeVersion && no.Code != CodeNoCandidate {
+		return plan, lines, no
+	}
+	for _, e := range Engines[1:] {
+		w.Engine = e
+		other, otherLines, why := planRebuild(s, v, w)
+		if why.Code == "" {
+			return other, otherLines, why
+		}
+		if no.Code == CodeVersion { // it is CLONE that is to blame
+			no.Text += "; " + why.Text
+		}
+	}
+	return plan, lines, no
+}
+
+func planRebuild(s *State, v *View, w Wish) (Wish, []DonorChoice, Refusal) {
 	d := &decider{s: s, v: v}
 	if no := d.mayBeRebuilt(w); no.Code != "" {
 		return w, nil, no
@@ -100,6 +124,8 @@ func (d *decider) mayBeRebuilt(w Wish) Refusal {
 		return no(CodeIsPrimary, "is the primary: make another node the primary first (ha switchover)")
 	case m.Leaving:
 		return no(CodeLeaving, "is to be forgotten")
+	case w.Engine != "" && !slices.Contains(Engines, w.Engine):
+		return Refusal{CodeNoEngine, "there is no engine " + string(w.Engine)}
 	case wished || leased:
 		return no(CodeRebuilding, "is being rebuilt already: `ha rebuild status` tells how far it is")
 	case d.s.Phase != PhaseSettled:
@@ -118,7 +144,11 @@ func (d *decider) mayBeRebuilt(w Wish) Refusal {
 		return no(CodeDonorBusy, "is being copied from: wait for the end of that")
 	case acker && d.attachedBut(m.ID) < d.s.K:
 		return no(CodeNeeded, "is needed: without it commits would wait for acknowledgements that nobody gives. Add a node, or ask for fewer (ha config set acks="+strconv.Itoa(d.s.K-1)+")")
-	case w.InPlace:
+	}
+	if no := lacks(m, n.Report, w.Engine); no.Code != "" {
+		return no
+	}
+	if w.InPlace {
 		return d.mayLoseOld(m, n)
 	}
 	return Refusal{}
@@ -231,7 +261,14 @@ func (d *decider) donorUnsuited(rec, m Member, w Wish) Refusal {
 	if to == nil {
 		return Refusal{}
 	}
-	if why := notCloneable(from.Version, to.Version); why != "" {
+	if no := lacks(m, from, w.Engine); no.Code != "" {
+		return no
+	}
+	why := notCloneable(from.Version, to.Version)
+	if w.Engine.Streams() {
+		why = notStreamable(from.Version, to.Version)
+	}
+	if why != "" {
 		return Refusal{CodeVersion, fmt.Sprintf("%s runs MySQL %s and %s %s: %s", m.Name, from.Version, rec.Name, to.Version, why)}
 	}
 	room := to.DiskFree
@@ -248,21 +285,23 @@ func (d *decider) donorUnsuited(rec, m Member, w Wish) Refusal {
 	return Refusal{}
 }
 
+// lacks says why a host cannot copy with an engine.
+func lacks(m Member, r *Report, e Engine) Refusal {
+	if !e.Streams() {
+		return Refusal{}
+	}
+	why := "its agent has not said that it can"
+	if i := slices.IndexFunc(r.Engines, func(have EngineReport) bool { return have.Engine == e }); i >= 0 {
+		if why = r.Engines[i].No; why == "" {
+			return Refusal{}
+		}
+	}
+	return Refusal{CodeNoEngine, fmt.Sprintf("%s cannot copy with %s: %s", m.Name, e, why)}
+}
+
 // notCloneable says why CLONE does not go from one version to the other. A
 // version that is not known goes: CLONE itself looks again.
 func notCloneable(from, to string) string {
-	patch := func(v string) int {
-		parts := strings.SplitN(v, ".", 3)
-		if len(parts) < 3 {
-			return 0
-		}
-		digits := parts[2]
-		if i := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' }); i >= 0 {
-			digits = digits[:i]
-		}
-		n, _ := strconv.Atoi(digits)
-		return n
-	}
 	switch {
 	case from == "" || to == "":
 		return ""
@@ -274,6 +313,34 @@ func notCloneable(from, to string) string {
 		return "before 8.0.37 CLONE needs equal versions"
 	}
 	return ""
+}
+
+// notStreamable says why a copy that a tool has made of one version is of no use to
+// the other.
+func notStreamable(from, to string) string {
+	switch {
+	case from == "" || to == "":
+		return ""
+	case CompareVersions(from, to) != 0:
+		return "a copy of another series cannot be prepared"
+	case patch(to) < patch(from) && notCloneable(from, to) != "":
+		return "a server does not open the data of a newer one"
+	}
+	return ""
+}
+
+// patch is the third number of a version.
+func patch(v string) int {
+	parts := strings.SplitN(v, ".", 3)
+	if len(parts) < 3 {
+		return 0
+	}
+	digits := parts[2]
+	if i := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' }); i >= 0 {
+		digits = digits[:i]
+	}
+	n, _ := strconv.Atoi(digits)
+	return n
 }
 
 // size is a number of bytes as people say it.

@@ -2,6 +2,7 @@ package raftfsm
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -93,5 +94,98 @@ func TestDonorOfTheLastAttempt(t *testing.T) {
 		if cands[0].m.ID != want || !slices.ContainsFunc(cands, func(c donor) bool { return c.m.ID == "d" && c.no.Code == CodeNotFollowing }) {
 			t.Errorf("after %d failures: %+v", failed, cands)
 		}
+	}
+}
+
+// A tool has to be on both hosts, and who lacks it is named. CLONE asks for none.
+func TestEngineOfARebuild(t *testing.T) {
+	const tool = EngineXtraBackup
+	none, can := []EngineReport(nil), []EngineReport{{Engine: EngineMariaDBBackup, No: "other"}, {Engine: tool}}
+	missing := []EngineReport{{Engine: tool, No: "xbstream is not installed"}}
+	for name, tc := range map[string]struct {
+		want              Engine
+		recipient, a, b   []EngineReport
+		donor             NodeID
+		code, text, other string
+	}{
+		"on all":                   {tool, can, can, can, "b", "", "", ""},
+		"only the primary has":     {tool, can, can, missing, "a", "", "", ""},
+		"not on the recipient":     {tool, missing, can, can, "", CodeNoEngine, "c cannot copy with xtrabackup: xbstream is not installed", ""},
+		"only there":               {tool, can, missing, missing, "", CodeNoEngine, "b cannot copy with xtrabackup: xbstream is not installed; a cannot", ""},
+		"an agent that is old":     {tool, none, can, can, "", CodeNoEngine, "c cannot copy with xtrabackup: its agent has not said", ""},
+		"CLONE":                    {EngineClone, none, none, none, "b", "", "", ""},
+		"no such":                  {"tar", can, can, can, "", CodeNoEngine, "there is no engine tar", ""},
+		"by CLONE, another series": {EngineClone, can, can, can, "", CodeVersion, "CLONE needs the same series", "8.4.3"},
+		"another series":           {tool, can, can, can, "", CodeVersion, "of another series cannot be prepared", "8.4.3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, v := replicated(t)
+			v.Nodes = v.Nodes[:3]
+			s.Members = s.Members[:3]
+			v.Nodes[0].Report.Engines, v.Nodes[1].Report.Engines, v.Nodes[2].Report.Engines = tc.a, tc.b, tc.recipient
+			if tc.other != "" {
+				v.Nodes[2].Report.Version = tc.other
+			}
+			w, cands, no := PlanRebuild(&s, &v, Wish{Recipient: "c", Copying: Copying{Engine: tc.want}})
+			if no.Code != tc.code || !strings.Contains(no.Text, tc.text) || w.Engine != tc.want {
+				t.Fatalf("%+v", no)
+			}
+			if no.Code == "" && cands[0].Node != tc.donor {
+				t.Errorf("from %s: %+v", cands[0].Node, cands)
+			}
+		})
+	}
+}
+
+// Where no engine is asked for it is CLONE, or where that goes from nobody the first
+// tool that does. The refusal says of each why not, where it is about engines at all.
+func TestEngineIsChosen(t *testing.T) {
+	can := []EngineReport{{Engine: EngineXtraBackup}}
+	old := func(v *View, versions ...string) {
+		for i, version := range versions {
+			v.Nodes[i].Report.Version = version
+		}
+	}
+	all := func(v *View) {
+		for i := range v.Nodes {
+			v.Nodes[i].Report.Engines = can
+		}
+	}
+	for name, tc := range map[string]struct {
+		change func(s *State, v *View)
+		engine Engine
+		donor  NodeID
+		code   string
+		texts  []string
+	}{
+		"CLONE":                        {func(_ *State, v *View) { all(v) }, EngineClone, "b", "", nil},
+		"CLONE without tools":          {func(*State, *View) {}, EngineClone, "b", "", nil},
+		"the tool, to a newer patch":   {func(_ *State, v *View) { all(v); old(v, "8.0.30", "8.0.30", "8.0.36") }, EngineXtraBackup, "b", "", nil},
+		"not to an older one":          {func(_ *State, v *View) { all(v); old(v, "8.0.30", "8.0.30", "8.0.28") }, "", "", CodeVersion, []string{"before 8.0.37 CLONE", "data of a newer one", "c cannot copy with mariadb-backup"}},
+		"CLONE from another":           {func(_ *State, v *View) { all(v); old(v, "8.0.36", "8.0.30", "8.0.36") }, EngineClone, "a", "", nil},
+		"older, where servers can":     {func(_ *State, v *View) { all(v); old(v, "8.0.40", "8.0.40", "8.0.39") }, EngineClone, "b", "", nil},
+		"no tool":                      {func(_ *State, v *View) { old(v, "8.0.30", "8.0.30", "8.0.36") }, "", "", CodeVersion, []string{"CLONE needs equal", "c cannot copy with xtrabackup: its agent"}},
+		"another series":               {func(_ *State, v *View) { all(v); old(v, "8.4.6", "8.4.6") }, "", "", CodeVersion, []string{"CLONE needs the same series", "cannot be prepared"}},
+		"one is late, the other older": {func(_ *State, v *View) { all(v); old(v, "8.0.30", "8.0.36", "8.0.36"); v.Nodes[1].Report.Replica = nil }, EngineXtraBackup, "a", "", nil},
+		"no engine helps":              {func(_ *State, v *View) { all(v); v.Nodes[2].Report.DiskFree = 1 << 20 }, "", "", CodeNoSpace, []string{"make room"}},
+		"mixed, and no engine helps": {func(_ *State, v *View) {
+			old(v, "8.0.30", "8.0.30", "8.0.36")
+			v.Nodes[1].Report.Replica = nil
+		}, "", "", CodeNoCandidate, []string{"CLONE needs equal", "b does not replicate"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, v := replicated(t)
+			v.Nodes, s.Members = v.Nodes[:3], s.Members[:3]
+			tc.change(&s, &v)
+			w, cands, no := PlanRebuild(&s, &v, Wish{Recipient: "c"})
+			if no.Code != tc.code || no.Code == "" && (w.Engine != tc.engine || cands[0].Node != tc.donor) {
+				t.Fatalf("%s, %+v, %+v", w.Engine, no, cands)
+			}
+			for _, text := range tc.texts {
+				if strings.Count(no.Text, text) == 0 {
+					t.Errorf("%q is not in %q", text, no.Text)
+				}
+			}
+		})
 	}
 }

@@ -251,6 +251,8 @@ type Report struct {
 	DataSize int64 `json:"data_size,omitempty"`
 	DiskFree int64 `json:"disk_free,omitempty"`
 	OldData  int64 `json:"old_data,omitempty"`
+	// Engines are the tools that the agent knows, and why they cannot be used here.
+	Engines []EngineReport `json:"engines,omitempty"`
 
 	// VIPs are the virtual IPs that the node is configured with.
 	VIPs []VIPReport `json:"vips,omitempty"`
