@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"ha/mysqlctl"
 	"ha/raftfsm"
 	"ha/xtra"
 )
@@ -58,6 +59,13 @@ type Config struct {
 	// with when the node's own does not start; nil: that is not possible. The
 	// server must not listen where the own one does.
 	Scratch func(dataDir string) Mysqld
+	// Engines tells of the tools that copies can be made with here. Stream makes the
+	// copy that an order asks for with one in dir, which does not exist but whose
+	// parent does, and has mysqld on it know which transactions are in it; a server that
+	// it starts for that is as Scratch's. The stage of its progress is "verify" when
+	// nothing more comes from the donor. nil: only CLONE makes copies.
+	Engines func() []raftfsm.EngineReport
+	Stream  func(ctx context.Context, o raftfsm.Order, dir string, progress func(mysqlctl.CloneProgress)) error
 	// StartTimeout bounds a start of mysqld, crash recovery included. Default
 	// 10 minutes.
 	StartTimeout time.Duration

@@ -311,6 +311,9 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 	if n.cfg.VIPs != nil {
 		r.VIPs = n.cfg.VIPs()
 	}
+	if n.cfg.Engines != nil {
+		r.Engines = n.cfg.Engines()
+	}
 	n.room.fill(&r)
 	var stateErr error
 	var upSince time.Duration

@@ -104,7 +104,7 @@ func (n *Node) beginRebuild(o raftfsm.Order) error {
 	switch {
 	case o.Source == nil || o.Lease == 0:
 		return refuse(raftfsm.CodeFailed, "the order names no donor or no lease")
-	case o.Engine != "" && o.Engine != raftfsm.EngineClone:
+	case o.Engine.Streams() && n.cfg.Stream == nil:
 		return refuse(raftfsm.CodeFailed, "engine %q is not known to this agent", o.Engine)
 	}
 	if now := n.copy.report(); now != nil && now.Index == o.Lease {
@@ -206,7 +206,11 @@ func (n *Node) tryRebuild(ctx context.Context, o raftfsm.Order) error {
 	if err := n.place.Prepare(); err != nil {
 		return err
 	}
-	clone, cleanUp, err := n.cloner(ctx, o)
+	copier := n.cloner
+	if o.Engine.Streams() {
+		copier = n.streamer
+	}
+	clone, cleanUp, err := copier(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -272,59 +276,6 @@ func (n *Node) cloner(ctx context.Context, o raftfsm.Order) (xtra.CloneFunc, fun
 	}, cleanUp, nil
 }
 
-// copyWatch follows one copy: how fast it is, whether anything comes, whether it fits.
-type copyWatch struct {
-	n      *Node
-	cancel context.CancelCauseFunc
-	told   time.Duration // of the last report
-	moved  time.Duration // when something last came
-	at     time.Duration // of the last rate
-	bytes  int64         // then
-	last   mysqlctl.CloneProgress
-}
-
-func (n *Node) newCopyWatch(cancel context.CancelCauseFunc) *copyWatch {
-	now := n.clock.Boottime()
-	return &copyWatch{n: n, cancel: cancel, told: now, moved: now, at: now}
-}
-
-func (w *copyWatch) progress(p mysqlctl.CloneProgress) {
-	now := w.n.clock.Boottime()
-	if p.Stage != w.last.Stage || p.Done != w.last.Done || p.Network != w.last.Network {
-		w.moved = now
-	}
-	w.last = p
-	first := w.bytes == 0
-	var rate int64 = -1
-	if d := now - w.at; d >= progressEvery || first {
-		if d > 0 {
-			rate = int64(float64(p.Done-w.bytes) / d.Seconds())
-		}
-		w.at, w.bytes = now, p.Done
-	}
-	w.n.copy.change(func(r *raftfsm.RebuildReport) {
-		r.Bytes, r.Total = p.Done, p.Estimate
-		switch {
-		case rate >= 0 && r.Rate > 0:
-			r.Rate = (r.Rate + rate) / 2
-		case rate > 0:
-			r.Rate = rate
-		}
-	})
-	if now-w.told <= progressEvery && !first {
-		return
-	}
-	w.told = now
-	w.n.Trigger()
-	free, err := w.n.place.Free()
-	switch {
-	case now-w.moved > copyStall:
-		w.cancel(fmt.Errorf("nothing has come from the donor for %s", copyStall))
-	case err == nil && free < copySpare+max(p.Estimate-p.Done, 0) && (first || free < copySpare):
-		w.cancel(fmt.Errorf("the copy does not fit: %d MB are free, and %d MB of it are to come", free>>20, (p.Estimate-p.Done)>>20))
-	}
-}
-
 // scratch starts a throw-away server below the unfinished copy. The node's own
 // is not tried again meanwhile.
 func (n *Node) scratch(ctx context.Context, o raftfsm.Order) (Mysqld, func(), error) {
@@ -364,21 +315,22 @@ func (n *Node) scratch(ctx context.Context, o raftfsm.Order) (Mysqld, func(), er
 	return md, end, nil
 }
 
-// endScratch ends a throw-away server that an agent before this one left.
+// endScratch ends throw-away servers that an agent before this one left.
 func (n *Node) endScratch(ctx context.Context) {
-	dir := n.place.Scratch()
-	if _, err := os.Stat(dir); err != nil || n.cfg.Scratch == nil {
-		return
-	}
-	md := n.cfg.Scratch(dir)
-	ctx, cancel := context.WithTimeout(ctx, killTimeout)
-	defer cancel()
-	found, _ := md.Adopt(ctx)
-	err := md.Close()
-	if found {
-		err = errors.Join(md.Kill(ctx), err)
-	}
-	if err != nil {
-		n.log.Warn("throw-away server of an earlier agent not ended", "err", err)
+	for _, dir := range []string{n.place.Scratch(), n.place.Unfinished()} {
+		if _, err := os.Stat(dir); err != nil || n.cfg.Scratch == nil {
+			continue
+		}
+		md := n.cfg.Scratch(dir)
+		limited, cancel := context.WithTimeout(ctx, killTimeout)
+		found, _ := md.Adopt(limited)
+		err := md.Close()
+		if found {
+			err = errors.Join(md.Kill(limited), err)
+		}
+		cancel()
+		if err != nil {
+			n.log.Warn("throw-away server of an earlier agent not ended", "err", err)
+		}
 	}
 }
