@@ -30,14 +30,16 @@ func rebuildCommand() *cli.Command {
 		Usage: "copy a replica's data anew from another node",
 		Description: "The copy is made beside the old data and put in their place when it is whole: until\n" +
 			"then the node has its old ones. It is done by the agents; this command only watches.\n" +
+			"CLONE is MySQL's own. With another engine its tool is run on both hosts, and the agents\n" +
+			"stream what it writes.\n" +
 			"Refused for the primary, for an acker that is needed, from a node that has diverged,\n" +
-			"across MySQL versions, and where there is no room.\n" +
+			"across MySQL versions, where there is no room, or a host lacks the engine's tool.\n" +
 			"Exit codes: 0 done (--detach: begun), 1 failed or canceled, 3 refused, 5 not done within\n" +
 			"--wait, 9 a donor or the cluster is busy, 130 interrupted: it goes on in the agents.",
 		Flags: askFlags(locate.DefaultTimeout,
 			&cli.StringFlag{Name: "node", Usage: "`NODE` (name or id) whose data are replaced; default: that of the agent that is asked"},
 			&cli.StringFlag{Name: "from", Usage: "`NODE` to copy from, or best"},
-			&cli.StringFlag{Name: "engine", Usage: "`ENGINE` that makes the copy: clone", Value: string(api.EngineClone)},
+			&cli.StringFlag{Name: "engine", Usage: "`ENGINE` that makes the copy: " + strings.Join(api.Engines(), ", ") + "; default: the first of them that both hosts can"},
 			&cli.StringFlag{Name: "throttle", Usage: "most bytes per second, like 50MB; the default is as fast as it goes"},
 			&cli.BoolFlag{Name: "in-place", Usage: "remove the old data first: for a disk without room for both"},
 			&cli.BoolFlag{Name: "detach", Usage: "do not wait for its end"},
@@ -119,11 +121,13 @@ func rebuildAsk(c *cli.Context) (api.AskRebuild, error) {
 	case "best":
 		ask.From = ""
 	}
-	if e := c.String("engine"); e != string(api.EngineClone) {
-		return ask, api.Usage("--engine: there is no engine %q", e).WithHint("Engines: clone.")
-	}
-	ask.Engine, ask.InPlace = api.EngineClone, c.Bool("in-place")
 	var err error
+	if name := c.String("engine"); name != "" {
+		if ask.Engine, err = api.Engine(name); err != nil {
+			return ask, err
+		}
+	}
+	ask.InPlace = c.Bool("in-place")
 	ask.Throttle, err = parseRate(c.String("throttle"))
 	return ask, err
 }

@@ -64,7 +64,7 @@ func TestRebuild(t *testing.T) {
 		{"rebuild --from n9", st, 9, 0, []string{"n9 is being copied from"}},
 		{"rebuild", st, 2, 0, []string{"--from is missing"}},
 		{"rebuild --from best --throttle fast", st, 2, 0, []string{`"fast" is not a rate`}},
-		{"rebuild --from best --engine tar", st, 2, 0, []string{"Engines: clone"}},
+		{"rebuild --from best --engine tar", st, 2, 0, []string{"Engines: clone, xtrabackup, mariadb-backup"}},
 		{"rebuild n3 --from best", st, 2, 0, []string{`unknown command "n3"`}},
 		{"rebuild status", st, 0, 0, []string{"n3", "copying from n2: 1024 MB"}},
 		{"rebuild status --node n7", st, 0, 0, []string{"no rebuild is under way"}},

@@ -5,9 +5,11 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -147,14 +149,20 @@ func (c copies) sum(node string) string {
 
 // scratchServers are throw-away servers beside these data that run still.
 func scratchServers(data string) string {
-	var found []string
+	return strings.Join(slices.Collect(maps.Values(processes(data+".clone"))), "\n")
+}
+
+// processes are those with this in their command lines, by pid.
+func processes(word string) map[int]string {
+	found := map[int]string{}
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range lines {
-		if line, err := os.ReadFile(file); err == nil && strings.Contains(string(line), data+".clone") {
-			found = append(found, strings.ReplaceAll(string(line), "\x00", " "))
+		line, err := os.ReadFile(file)
+		if pid, bad := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil && bad == nil && strings.Contains(string(line), word) {
+			found[pid] = strings.ReplaceAll(string(line), "\x00", " ")
 		}
 	}
-	return strings.Join(found, "\n")
+	return found
 }
 
 // A healthy replica, and one whose data are garbage: mysqld does not start on them.
@@ -272,27 +280,33 @@ func TestCopyFaults(t *testing.T) {
 			if t.Failed() {
 				return
 			}
-			st := c.healthy()
-			rs := c.replicas(st)
-			to, from := rs[0], rs[1]
-			uuid := c.value(to, "SELECT @@server_uuid")
-			at := time.Now()
-			c.must(0, "rebuild", "--node", to, "--from", "best", "--throttle", slowRate, "--detach")
-			if got := c.copying(to, percent); got.Donor != from {
-				t.Fatalf("copied from %s, not %s", got.Donor, from)
-			}
-			f.do(c, to, from)
-			end := c.ended(to)
-			c.well(to)
-			t.Logf("%s at %d %%: %+v after %s", f.name, percent, end, time.Since(at).Round(100*time.Millisecond))
-			same := c.value(to, "SELECT @@server_uuid") == uuid
-			if end.OK != f.ok || same == f.ok {
-				t.Errorf("%s at %d %%: %+v, old data %v", f.name, percent, end, same)
-			}
+			c.fault(f, percent, "clone")
 			c.grow(20)
 		}
 	}
 	c.check()
+}
+
+// fault has one happen to a rebuild.
+func (c copies) fault(f copyFault, percent int64, engine string) {
+	c.Helper()
+	st := c.healthy()
+	rs := c.replicas(st)
+	to, from := rs[0], rs[1]
+	uuid := c.value(to, "SELECT @@server_uuid")
+	at := time.Now()
+	c.must(0, "rebuild", "--node", to, "--from", "best", "--engine", engine, "--throttle", slowRate, "--detach")
+	if got := c.copying(to, percent); got.Donor != from {
+		c.Fatalf("copied from %s, not %s", got.Donor, from)
+	}
+	f.do(c, to, from)
+	end := c.ended(to)
+	c.well(to)
+	c.Logf("%s at %d %%: %+v after %s", f.name, percent, end, time.Since(at).Round(100*time.Millisecond))
+	same := c.value(to, "SELECT @@server_uuid") == uuid
+	if end.OK != f.ok || same == f.ok {
+		c.Errorf("%s at %d %%: %+v, old data %v", f.name, percent, end, same)
+	}
 }
 
 // Two rebuilds ask for one donor: the second is told that it is busy, and finds another

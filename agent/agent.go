@@ -23,6 +23,7 @@ import (
 	"ha/agent/api"
 	"ha/agent/archive"
 	"ha/agent/backup"
+	"ha/agent/engine"
 	"ha/agent/hook"
 	"ha/agent/node"
 	"ha/agent/purge"
@@ -52,14 +53,18 @@ type Agent struct {
 	id      raftfsm.NodeID
 	outside outside
 
-	wire   *wire.Server
-	client *http.Client
-	raft   *raftnode.Node
-	fsm    *fsm
-	gossip atomic.Pointer[gossip.Gossip]
-	coord  *coordinator
-	node   atomic.Pointer[nodeSide]
-	donor  atomic.Pointer[backup.Donor] // nil: no mysqld, or not yet
+	wire    *wire.Server
+	client  *http.Client
+	streams *http.Client // for copies
+	raft    *raftnode.Node
+	fsm     *fsm
+	gossip  atomic.Pointer[gossip.Gossip]
+	coord   *coordinator
+	node    atomic.Pointer[nodeSide]
+	donor   atomic.Pointer[backup.Donor] // nil: no mysqld, or not yet
+	copier  atomic.Pointer[engine.Donor] // likewise
+	// engines are the tools of this host; nil: not known yet.
+	engines atomic.Pointer[[]raftfsm.EngineReport]
 	// archive is nil where no binary logs are archived, or not yet.
 	archive atomic.Pointer[archive.Archive]
 	purger  atomic.Pointer[purge.Purger] // nil: no mysqld, or not yet
@@ -131,7 +136,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return api.Failed("certificate: %w", err)
 	}
 	identity.Network = a.outside.network
-	a.client = wire.HTTPClient(identity)
+	a.client, a.streams = wire.HTTPClient(identity), wire.StreamClient(identity)
 	a.wire, err = wire.Listen(ctx, a.cfg.Listen, identity, a.log)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return api.Failed("%w", err).WithHint("another agent, or another program, has this port: stop it, or give this agent another --listen")

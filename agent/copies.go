@@ -110,7 +110,14 @@ func copyWords(s *raftfsm.State, w raftfsm.Wish, donor string) []string {
 	if w.Throttle > 0 {
 		slow = fmt.Sprintf(", at %d MB/s at most", (w.Throttle+1<<20-1)>>20)
 	}
-	say("the data of %s are copied to %s, %s%s", donor, name, beside, slow)
+	by := ""
+	if w.Engine.Streams() {
+		by = " by " + string(w.Engine)
+		if beside = "beside its own, which are not touched"; w.InPlace {
+			beside = "in their place"
+		}
+	}
+	say("the data of %s are copied to %s%s, %s%s", donor, name, by, beside, slow)
 	say("mysqld of %s is stopped, the copy is put in place by renaming it, and mysqld is started on it under a new server_uuid", name)
 	say("it follows %s and acknowledges again", s.Name(s.Primary))
 	switch {

@@ -69,6 +69,7 @@ func (a *Agent) handler() http.Handler {
 		}
 		api.WriteError(w, errNoDonor)
 	})
+	mux.HandleFunc("POST "+api.PathCopy, a.giveCopy)
 	a.operations(mux)
 	a.copies(mux)
 	return mux

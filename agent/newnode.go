@@ -26,6 +26,7 @@ func (a *Agent) newNode(s raftfsm.State) (nodeSide, error) {
 		c.Mysqld, c.MysqlDir = a.outside.mysqld(a.mysqldConfig(s.AgentPassword)), a.cfg.MySQL.DataDir
 		a.openArchive(&c)
 		a.openPurger(&c)
+		a.hookEngines(&c)
 		c.Scratch = func(dir string) node.Mysqld { return a.outside.mysqld(a.scratchConfig(dir, s.AgentPassword)) }
 	}
 	a.hookVIP(&c)

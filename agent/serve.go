@@ -33,6 +33,10 @@ func (a *Agent) serveNode(ctx context.Context) error {
 		donor := a.newDonor(s)
 		a.donor.Store(donor)
 		go donor.Tidy(ctx)
+		copier := a.newCopier(s)
+		copier.Tidy()
+		a.copier.Store(copier)
+		go a.keepEngines(ctx)
 		go a.keepMarks(ctx)
 	}
 	if archive := a.archive.Load(); archive != nil {

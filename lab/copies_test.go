@@ -90,7 +90,7 @@ func (s *scene) duringCopy(st api.Status, percent int64, during func(s *scene, t
 	to, from := rs[0], rs[1]
 	old, err := s.ServerUUID(ctx, to)
 	s.must(err)
-	_, err = s.AskRebuild(ctx, api.AskRebuild{Node: to, By: "a test", Copying: raftfsm.Copying{Engine: api.EngineClone, Throttle: slowly}})
+	_, err = s.AskRebuild(ctx, api.AskRebuild{Node: to, By: "a test", Copying: raftfsm.Copying{Engine: raftfsm.EngineClone, Throttle: slowly}})
 	s.must(err)
 	s.eventually(60*time.Second, fmt.Sprintf("%d %% are copied", percent), func() (bool, string) {
 		r, err := s.Rebuild(ctx, to)

@@ -1,6 +1,11 @@
 package api
 
-import "ha/raftfsm"
+import (
+	"slices"
+	"strings"
+
+	"ha/raftfsm"
+)
 
 // Paths of copies.
 const (
@@ -38,8 +43,22 @@ type RebuildBegun struct {
 	Seen   uint64   `json:"seen"` // index of the last event
 }
 
-// EngineClone is MySQL's own CLONE.
-const EngineClone = raftfsm.EngineClone
+// Engines are what can make a copy, the first to be taken first.
+func Engines() []string {
+	var names []string
+	for _, e := range raftfsm.Engines {
+		names = append(names, string(e))
+	}
+	return names
+}
+
+// Engine finds one by its name.
+func Engine(name string) (raftfsm.Engine, error) {
+	if e := raftfsm.Engine(name); slices.Contains(raftfsm.Engines, e) {
+		return e, nil
+	}
+	return "", Usage("--engine: there is no engine %q", name).WithHint("Engines: %s.", strings.Join(Engines(), ", "))
+}
 
 // Phases of a rebuild that its recipient reports.
 const (

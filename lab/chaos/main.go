@@ -75,9 +75,7 @@ func run(ctx context.Context) error {
 			out.WriteString(c.report(*seed))
 		}
 		if err != nil {
-			err = fmt.Errorf("%s: %w (seed %d)", l.name, err, *seed)
-			errs = append(errs, err)
-			fmt.Printf("FAILED: %v\n", err)
+			errs = append(errs, fmt.Errorf("%s: %w (seed %d)", l.name, err, *seed))
 		}
 		if c != nil {
 			c.end(err != nil)
