@@ -59,7 +59,7 @@ stage_real() {
 	echo "== NOT TESTED: xtrabackup itself, which cannot be installed here; a stand-in takes its place"
 	# One package at a time: each starts several servers.
 	# -count=1: what servers did yesterday is no proof for today.
-	go test -count=1 -p 1 -timeout 15m "${packages[@]}" .
+	go test -count=1 -p 1 -timeout 25m "${packages[@]}" .
 }
 
 stage_chaos() {
