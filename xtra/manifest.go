@@ -252,6 +252,17 @@ func sizes(data string, files []File) error {
 	return nil
 }
 
+// Chown gives a path and all below it to a user and a group; links themselves, not what
+// they lead to.
+func Chown(path string, uid, gid int) error {
+	return filepath.WalkDir(path, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, uid, gid)
+	})
+}
+
 // SyncDir makes the names in a directory durable.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)

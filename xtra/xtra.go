@@ -277,11 +277,7 @@ func syncAll(dir string) error {
 }
 
 func (p Place) syncParent() error {
-	d, err := os.Open(filepath.Dir(filepath.Clean(p.DataDir)))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return SyncDir(filepath.Dir(filepath.Clean(p.DataDir)))
 }
 
 func sys(info fs.FileInfo) *syscall.Stat_t { return info.Sys().(*syscall.Stat_t) }

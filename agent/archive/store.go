@@ -15,6 +15,7 @@ import (
 
 	"ha/mysqlctl"
 	"ha/mysqlctl/gtid"
+	"ha/xtra"
 )
 
 // prefix is what the files are named with: they have numbers, as a server's have.
@@ -57,7 +58,7 @@ func openStore(dir string, size int64, log *slog.Logger) (*store, error) {
 		log.Info("unfinished end of the archive cut off", "file", name, "bytes", cut)
 	}
 	s.last, s.at = l, l.At()
-	if err := s.syncDir(); err != nil {
+	if err := xtra.SyncDir(s.dir); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	for _, n := range numbers {
@@ -138,7 +139,7 @@ func (s *store) next() error {
 	if err != nil {
 		return err
 	}
-	if err := s.syncDir(); err != nil {
+	if err := xtra.SyncDir(s.dir); err != nil {
 		return errors.Join(err, l.Close()) // the next opening goes on with it
 	}
 	was := s.last
@@ -160,20 +161,12 @@ func (s *store) pack(number int) error {
 	}
 	err := mysqlctl.PackLog(name)
 	if err == nil {
-		err = s.syncDir()
+		err = xtra.SyncDir(s.dir)
 	}
 	if err == nil {
 		err = os.Remove(name)
 	}
 	return err
-}
-
-func (s *store) syncDir() error {
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // sync makes what was archived durable.

@@ -246,12 +246,7 @@ func own(path, name string) error {
 	if err != nil {
 		return err
 	}
-	return filepath.WalkDir(path, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(path, uid, gid)
-	})
+	return xtra.Chown(path, uid, gid)
 }
 
 // unusable says that a backup is not restored.

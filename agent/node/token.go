@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ha/raftfsm"
+	"ha/xtra"
 )
 
 // Role is what the last order that gave this node one made of it.
@@ -143,11 +144,7 @@ func makeTokens(dir, path string) error {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return xtra.SyncDir(dir)
 }
 
 func loadTokens(f tokenFile) (*Tokens, error) {
