@@ -279,11 +279,7 @@ func (s *Server) SetReplicaAck(ctx context.Context, on bool) error {
 		return err
 	}
 	runs := st.Replica != nil && st.Replica.IOState != "No"
-	flag, err := s.ackFlag(ctx)
-	if err != nil {
-		return err
-	}
-	if runs && flag == on && st.ReplicaAck == on && st.Replica.IOState == "Yes" {
+	if runs && st.ReplicaAckWanted == on && st.ReplicaAck == on && st.Replica.IOState == "Yes" {
 		return nil
 	}
 	if runs {
@@ -305,17 +301,6 @@ func (s *Server) SetReplicaAck(ctx context.Context, on bool) error {
 		return nil
 	}
 	return err
-}
-
-func (s *Server) ackFlag(ctx context.Context) (on bool, err error) {
-	s.mu.Lock()
-	info := s.info
-	s.mu.Unlock()
-	if !info.replica {
-		return false, nil
-	}
-	err = s.readOne(ctx, []any{&on}, "SELECT @@global."+info.dialect.semiReplica())
-	return on, err
 }
 
 // lazyRelaySync lets a receiver that does not acknowledge leave syncing its relay
