@@ -72,10 +72,12 @@ func (s *Server) ConfigureSource(ctx context.Context, k int) error {
 		return err
 	}
 	d := info.dialect
-	have, err := s.sourceVariables(ctx, d)
+	sets, err := s.readSets(ctx, info.selectVariables())
 	if err != nil {
 		return err
 	}
+	have := make(map[string]string)
+	info.addVariables(have, sets["variable"])
 	var set []string
 	want := func(name, value string) {
 		if !strings.EqualFold(have[name], value) {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"ha/mysqlctl"
 	"ha/raftfsm"
 )
@@ -105,14 +107,14 @@ func (n *Node) promote(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) 
 	if !n.isUp() {
 		return refuse(raftfsm.CodeFailed, "mysqld is not running")
 	}
-	looked := n.obs.look()
-	if err := n.md.ConfigureSource(ctx, o.K); err != nil {
+	// Both at once: clients wait.
+	group, both := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.requestGrant(both, o.Token.Epoch, n.obs.look()) })
+	group.Go(func() error { return n.md.ConfigureSource(both, o.K) })
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	n.obs.countAnew(n.clock.Boottime())
-	if err := n.requestGrant(ctx, o.Token.Epoch, looked); err != nil {
-		return err
-	}
 	if err := n.openWrites(ctx, o.Token.Epoch); err != nil {
 		return err
 	}
