@@ -194,6 +194,36 @@ func TestCopy(t *testing.T) {
 	t.Logf("garbage: %s after %s", strings.TrimSpace(said), time.Since(at).Round(10*time.Millisecond))
 	c.well(node)
 
+	// An applier that stands on an error: copied anew without anybody's asking.
+	c.exec(st.Primary, "CREATE TABLE missed (id INT PRIMARY KEY)", "INSERT INTO missed VALUES (1)")
+	c.eventually(30*time.Second, "the row at "+node, func() (bool, string) {
+		return c.value(node, "SELECT COUNT(*) FROM information_schema.tables WHERE table_name = 'missed'") == "1" && c.value(node, "SELECT COUNT(*) FROM missed") == "1", ""
+	})
+	uuid = c.value(node, "SELECT @@server_uuid")
+	c.must(0, "config", "set", "rebuild_broken=2s")
+	one, err := c.root(node).Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{"SET sql_log_bin = 0", "SET GLOBAL super_read_only = OFF", "DELETE FROM missed", "SET GLOBAL super_read_only = ON"} {
+		if _, err := one.ExecContext(t.Context(), statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	one.Close()
+	c.exec(st.Primary, "DELETE FROM missed")
+	at = time.Now()
+	c.eventually(60*time.Second, "other data at "+node, func() (bool, string) {
+		got := "unreachable"
+		_ = c.root(node).QueryRowContext(c.Context(), "SELECT @@server_uuid").Scan(&got)
+		return got != "unreachable" && got != uuid, got
+	})
+	c.well(node)
+	t.Logf("broken: copied anew and well after %s", time.Since(at).Round(10*time.Millisecond))
+	if said := c.must(0, "events"); !strings.Contains(said, "for 2s its applier has stood on: ") {
+		t.Errorf("said %s", said)
+	}
+
 	// The last acker is needed, and stays.
 	other := c.replicas(c.healthy())[1]
 	c.kill(other, sandbox.KillHost)

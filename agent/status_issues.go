@@ -358,7 +358,11 @@ func (b *statusBuilder) replicaIssues(m raftfsm.Member, r *raftfsm.Report) {
 			b.notReplicating(m, "wait: the coordinator points it at "+b.primary.Name, "it has no source")
 		}
 	case rep.SQLError != "":
-		b.notReplicating(m, log, "it cannot apply: "+rep.SQLError)
+		next := log
+		if p := b.State.Policy; p.RebuildDiverged && p.RebuildBroken > 0 {
+			next += "; if it stands for " + p.RebuildBroken.String() + " its data are copied anew from a healthy node (rebuild_broken)"
+		}
+		b.notReplicating(m, next, "it cannot apply: "+rep.SQLError)
 	case b.State.PrimaryUUID != "" && rep.SourceUUID != "" && rep.SourceUUID != b.State.PrimaryUUID:
 		b.notReplicating(m, "wait: the coordinator points it at "+b.primary.Name, "its source is "+rep.SourceHost+":"+strconv.Itoa(rep.SourcePort))
 	case !rep.IORunning:

@@ -35,6 +35,7 @@ type seenNode struct {
 	seen       uint64
 	orders     map[Op]*sentOrder
 	attachedAt time.Duration // when it was last seen attached
+	applyingAt time.Duration // when its applier was last seen without an error
 	checkAt    time.Duration // when its checkpoint was last committed
 	checked    bool
 }
@@ -70,7 +71,7 @@ func (b *Board) Tick(now time.Duration) {
 func (b *Board) node(id NodeID) *seenNode {
 	n := b.nodes[id]
 	if n == nil {
-		n = &seenNode{orders: map[Op]*sentOrder{}, attachedAt: b.clock}
+		n = &seenNode{orders: map[Op]*sentOrder{}, attachedAt: b.clock, applyingAt: b.clock}
 		b.nodes[id] = n
 	}
 	return n
@@ -86,6 +87,9 @@ func (b *Board) Reported(r *Report) (before *Report) {
 	}
 	b.seen++
 	n.report, n.at, n.seen = r, b.clock, b.seen
+	if r.Mysqld != MysqldRunning || r.Replica == nil || r.Replica.SQLError == "" {
+		n.applyingAt = b.clock
+	}
 	return before
 }
 
@@ -172,6 +176,7 @@ func (b *Board) nodeView(id NodeID, servers []RaftServer) NodeView {
 	nv := NodeView{ID: id, Report: n.report, Age: b.clock, Seen: n.seen, CheckpointAge: time.Hour}
 	if n.report != nil {
 		nv.Age = b.clock - n.at
+		nv.Broken = n.at - n.applyingAt
 	}
 	if n.checked {
 		nv.CheckpointAge = b.clock - n.checkAt

@@ -187,3 +187,34 @@ func TestAckerThatHearsNothingIsNotAttached(t *testing.T) {
 		}
 	}
 }
+
+// How long an applier has stood counts from the last report without an error. A server
+// that is down says nothing of its applier.
+func TestBoardBroken(t *testing.T) {
+	b, s := NewBoard("a", 0), boardState()
+	at, seq := time.Duration(0), uint64(0)
+	report := func(change func(r *Report)) {
+		seq++
+		r := replicaReport("b", seq)
+		change(r)
+		for range 10 {
+			at += 100 * time.Millisecond
+			b.Tick(at)
+		}
+		b.Reported(r)
+	}
+	stands := func(r *Report) { r.Replica.SQLError = "1062" }
+	for i, step := range []struct {
+		change func(r *Report)
+		want   time.Duration
+	}{
+		{stands, 0}, {stands, time.Second}, {func(*Report) {}, 0}, {stands, time.Second},
+		{func(r *Report) { stands(r); r.Mysqld = MysqldDown }, 0}, {stands, time.Second}, {func(r *Report) { r.Replica = nil }, 0},
+	} {
+		report(step.change)
+		v := b.View(&s, nil)
+		if got := v.Node("b").Broken; got != step.want {
+			t.Errorf("report %d: it has stood for %s, want %s", i, got, step.want)
+		}
+	}
+}

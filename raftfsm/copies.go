@@ -251,7 +251,11 @@ func (s *State) copyEvent(c Command, because string) string {
 	case CmdCancel:
 		return "rebuild of " + s.Name(c.Node) + " canceled" + because
 	case CmdRebuild:
-		return fmt.Sprintf("rebuilding %s from %s%s", s.Name(c.Rebuild.Recipient), s.Name(c.Rebuild.Donor), because)
+		text := fmt.Sprintf("rebuilding %s from %s", s.Name(c.Rebuild.Recipient), s.Name(c.Rebuild.Donor))
+		if c.Rebuild.Wish == 0 { // else that was an event of its own
+			text += ": " + c.Rebuild.Why
+		}
+		return text
 	}
 	switch {
 	case c.Why == "":

@@ -35,6 +35,9 @@ type Policy struct {
 	ForgetAfter  time.Duration `json:"forget_after"` // a voter dead that long is replaced
 	// RebuildDiverged lets a diverged node be copied anew without a person.
 	RebuildDiverged bool `json:"rebuild_diverged"`
+	// RebuildBroken is how long an applier may stand on an error before its node
+	// is copied anew, where RebuildDiverged lets it; 0: for ever.
+	RebuildBroken time.Duration `json:"rebuild_broken,omitempty"`
 	// RebuildKeepOld keeps the data that a copy replaced until the next copy,
 	// also where the copy holds all of them.
 	RebuildKeepOld bool `json:"rebuild_keep_old,omitempty"`
@@ -60,6 +63,7 @@ func DefaultPolicy() Policy {
 		MaxVoters:       5,
 		ForgetAfter:     10 * time.Minute,
 		RebuildDiverged: true,
+		RebuildBroken:   10 * time.Minute,
 		MaxRebuilds:     2,
 	}
 }
@@ -117,6 +121,7 @@ var PolicyFields = []PolicyField{
 	}},
 	durationField("forget_after", func(p *Policy) *time.Duration { return &p.ForgetAfter }, time.Minute, 365*24*time.Hour),
 	boolField("rebuild_diverged", func(p *Policy) *bool { return &p.RebuildDiverged }),
+	durationField("rebuild_broken", func(p *Policy) *time.Duration { return &p.RebuildBroken }, 0, 365*24*time.Hour),
 	boolField("rebuild_keep_old", func(p *Policy) *bool { return &p.RebuildKeepOld }),
 	{"max_rebuilds", func(p *Policy) string { return strconv.Itoa(p.rebuildCap()) }, func(p *Policy, v string) (err error) {
 		p.MaxRebuilds, err = number(v, 1, 100)

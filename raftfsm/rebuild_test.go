@@ -189,3 +189,51 @@ func TestEngineIsChosen(t *testing.T) {
 		})
 	}
 }
+
+// An applier that stands on an error for as long as the policy says has its node copied
+// anew, but where that would do harm or come to nothing: there it goes on being started.
+func TestBrokenMemberIsRebuilt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(s *State, v *View)
+		from   NodeID
+		alone  bool
+	}{
+		"for long":              {func(*State, *View) {}, "b", true},
+		"not long enough":       {func(_ *State, v *View) { v.Nodes[2].Broken -= time.Second }, "", false},
+		"it goes on":            {func(_ *State, v *View) { v.Nodes[2].Report.Replica.SQLError = "" }, "", false},
+		"never by policy":       {func(s *State, _ *View) { s.Policy.RebuildBroken = 0 }, "", false},
+		"left to a person":      {func(s *State, _ *View) { s.Policy.RebuildDiverged = false }, "", false},
+		"it has failed":         {func(s *State, _ *View) { s.setFailed("c", maxRebuilds) }, "", false},
+		"asked for already":     {func(s *State, _ *View) { s.Wishes = []Wish{{Recipient: "c"}} }, "", false},
+		"in the ack set yet":    {func(s *State, _ *View) { s.Ackers = []Acker{ackC} }, "", false},
+		"may acknowledge":       {func(_ *State, v *View) { v.Nodes[2].Report.Replica.AckWanted = true }, "", true},
+		"foreign data":          {func(_ *State, v *View) { v.Nodes[2].Report.ClusterOnDisk = "y" }, "", false},
+		"no room":               {func(_ *State, v *View) { v.Nodes[2].Report.DiskFree = 1 << 20 }, "", false},
+		"all copies are in use": {func(s *State, _ *View) { s.Policy.MaxRebuilds, s.Rebuilds = 1, []Rebuild{{Recipient: "d", Donor: "a"}} }, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, v := replicated(t)
+			s.Cluster, s.Policy.RebuildDiverged, s.Policy.RebuildBroken = "x", true, time.Minute
+			r := v.Nodes[2].Report
+			r.Blank, r.ClusterOnDisk, r.Executed, v.Nodes[2].Broken = false, "x", v.Nodes[1].Report.Executed, time.Minute
+			r.Replica = &ReplicaReport{SourceUUID: uuidA, IORunning: true, IOWanted: true, SQLError: "1062 duplicate"}
+			tc.change(&s, &v)
+			d := &decider{s: &s, v: &v}
+			m, _ := s.Member("c")
+			alone := d.broken(&v.Nodes[2], m)
+			var got Rebuild
+			if len(d.out.Commit) == 1 && d.out.Commit[0].Kind == CmdRebuild {
+				got = *d.out.Commit[0].Rebuild
+			}
+			if got.Donor != tc.from || alone != tc.alone {
+				t.Errorf("copied from %q, left alone: %v; want %q, %v; %+v", got.Donor, alone, tc.from, tc.alone, d.out)
+			}
+			if tc.from != "" && (got.Recipient != "c" || !strings.Contains(got.Why, "for 1m0s its applier has stood on: 1062 duplicate")) {
+				t.Errorf("%+v", got)
+			}
+			if name == "not long enough" && d.out.Recheck != time.Second {
+				t.Errorf("looked at again after %s", d.out.Recheck)
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -330,6 +331,9 @@ func (d *decider) replica(p *NodeView, m Member) {
 			d.diverged(m, lacks)
 			return
 		}
+		if d.broken(n, m) {
+			return
+		}
 		switch errant := d.provenErrant(p, n); {
 		case !errant.IsEmpty():
 			d.diverged(m, "errant transactions "+errant.String())
@@ -441,15 +445,31 @@ func (d *decider) cannotBeServed(r *Report) string {
 	return ""
 }
 
-// diverged grants a rebuild, where the policy lets it happen without a person.
-func (d *decider) diverged(m Member, errant string) {
+// broken has a member copied anew whose applier stands on an error for good. It says
+// whether the node is to be left alone otherwise: where nothing comes of it its applier
+// goes on being started, for what stopped it may end.
+func (d *decider) broken(n *NodeView, m Member) bool {
+	long, c := d.s.Policy.RebuildBroken, n.Report.Replica
+	if long <= 0 || c == nil || c.SQLError == "" {
+		return false
+	}
+	if n.Broken < long {
+		d.recheck(long - n.Broken)
+		return false
+	}
+	return d.diverged(m, fmt.Sprintf("for %s its applier has stood on: %s", long, c.SQLError))
+}
+
+// diverged grants a rebuild, where the policy lets it happen without a person. It says
+// whether there will be one now.
+func (d *decider) diverged(m Member, errant string) bool {
 	if _, acker := d.s.Acker(m.ID); acker {
 		d.why("%s has diverged (%s) and is in the ack set", m.Name, errant)
-		return // it leaves first
+		return false // it leaves first
 	}
 	r := d.v.Node(m.ID).Report
 	if _, wished := d.s.Wish(m.ID); wished {
-		return // which says what it waits for
+		return false // which says what it waits for
 	}
 	donor, ok := d.donor(m)
 	switch {
@@ -468,9 +488,12 @@ func (d *decider) diverged(m Member, errant string) {
 	case !d.harmless(m.ID): // nobody counts the acknowledgements of a server that is being replaced
 		d.why("%s has diverged (%s) and may acknowledge", m.Name, errant)
 		d.keep(Order{To: m.ID, Op: OpExclude})
+		return true
 	default:
 		d.commit(Command{Kind: CmdRebuild, Rebuild: &Rebuild{Recipient: m.ID, Donor: donor, Why: errant}})
+		return true
 	}
+	return false
 }
 
 // lossyEnd says that some of these transactions were written in a reign that may

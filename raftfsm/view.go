@@ -26,6 +26,8 @@ type NodeView struct {
 	// Detached is for how long the primary has not had the node attached as an
 	// acker; 0 while it is.
 	Detached time.Duration
+	// Broken is for how long its applier has stood on an error.
+	Broken time.Duration
 	// CheckpointAge is how long ago a checkpoint of the node was committed.
 	CheckpointAge time.Duration
 	// Voter says that the node is a Raft voter.

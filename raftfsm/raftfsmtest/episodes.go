@@ -39,7 +39,7 @@ var profiles = []struct {
 	{"witness", []int{2, 2, 3}, 3000, 40, map[string]int{"mysqld": 2, "host": 3, "agent": 2, "cut": 3, "lead": 1, "freeze": 1, "step": 1, "switchover": 1}},
 	{"quiet", []int{2, 3, 4}, 0, 40, nil},
 	{"loss", []int{3, 4}, 3000, 40, map[string]int{"allow": 3, "tail": 3, "away": 2, "host": 1, "switchover": 1}},
-	{"copies", []int{3, 4, 4}, 2500, 40, map[string]int{"rebuild": 8, "tail": 2, "allow": 2, "switchover": 1, "mysqld": 1, "agent": 1, "lead": 1, "step": 1, "reinit": 1, "freeze": 1}},
+	{"copies", []int{3, 4, 4}, 2500, 40, map[string]int{"rebuild": 8, "stands": 2, "tail": 2, "allow": 2, "switchover": 1, "mysqld": 1, "agent": 1, "lead": 1, "step": 1, "reinit": 1, "freeze": 1}},
 	{"astray", []int{3}, 15000, 40, map[string]int{"astray": 6, "allow": 1, "tail": 1, "lead": 1}},
 	{"late", []int{3, 4}, 3000, 40, map[string]int{"again": 8, "sleeper": 2, "away": 4, "lead": 2, "trap": 2, "killP": 1, "drop": 1, "agent": 1}},
 }
@@ -69,6 +69,7 @@ func Generate(seed uint64, profile string) (Schedule, string) {
 		g.s.Spare = []raftfsm.NodeID{"e"}
 	}
 	g.s.Strict, g.s.Early = g.chance(20), g.chance(25)
+	g.s.Mends = p.mix["stands"] > 0
 	g.s.For = g.span(8000, 35000)
 	for t := int64(0); t < g.s.For; t += g.span(1, 2*p.write) {
 		g.write(t, string(g.node()))
@@ -161,7 +162,7 @@ func (g *generator) hit(who string) string {
 
 // episodeOrder keeps a seed's choice the same.
 var episodeOrder = []string{"mysqld", "killP", "agent", "host", "cut", "lag", "slow", "lead", "drop", "trap", "again", "freeze", "step",
-	"double", "narrow", "deaf", "away", "leave", "acks", "switchover", "failover", "policy", "tail", "back", "allow", "ghost", "reinit", "sleeper", "stale", "rebuild", "astray"}
+	"double", "narrow", "deaf", "away", "leave", "acks", "switchover", "failover", "policy", "tail", "back", "allow", "ghost", "reinit", "sleeper", "stale", "rebuild", "astray", "stands"}
 
 var episodes = map[string]func(g *generator){
 	"mysqld": func(g *generator) {
@@ -474,6 +475,18 @@ var episodes = map[string]func(g *generator){
 		back += g.span(500, 5000)
 		g.at(back, "failover any allow")
 		g.on(back, "commit:settle", 1, 0, "reinit F") // its disk is lost too
+	},
+	"stands": func(g *generator) { // on an error, till it ends by itself or there is a copy
+		who := g.of(g.replica(), string(g.node()))
+		g.at(g.t, "break %s", who)
+		if g.chance(30) {
+			g.at(g.t+g.span(0, 3000), "mend %s", who)
+		}
+		if g.chance(50) {
+			g.on(g.t, g.of("commit:rebuild", "sent:swap", "token:swap", "commit:intent"), 1, g.span(0, 1500), "%s", g.hit(g.of("it", "P", "L", who)))
+			g.at(g.t+g.span(2500, 9000), "start %s", who)
+			g.at(g.t+g.span(2500, 9000), "heal")
+		}
 	},
 	"rebuild": func(g *generator) { // asked for, often canceled or hit at one of its steps
 		who := g.of(g.replica(), string(g.node()))

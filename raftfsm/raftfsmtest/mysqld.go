@@ -108,7 +108,7 @@ func (m *Mysqld) wipe() {
 	m.relay, m.received, m.channel, m.source = nil, gtid.Set{}, "", ""
 	m.accounts, m.cluster, m.free = map[raftfsm.NodeID]bool{}, false, 1
 	m.effects = map[string]*Txn{}
-	m.lastFile, m.inUse = 0, false
+	m.lastFile, m.inUse, m.broken = 0, false, false
 }
 
 // copyOf makes the data a clone of another server's committed rows.

@@ -19,6 +19,7 @@ type Schedule struct {
 	Witness []raftfsm.NodeID
 	Spare   []raftfsm.NodeID // hosts that are no members at first
 	Strict  bool
+	Mends   bool // a member is rebuilt soon after its applier has broken
 	Acks    int  // the policy's; negative: half
 	Early   bool // do not wait for the cluster to settle first
 	Mutants []string
@@ -69,6 +70,9 @@ func (s *Schedule) String() string {
 	if s.Strict {
 		b.WriteString("strict\n")
 	}
+	if s.Mends {
+		b.WriteString("mends\n")
+	}
 	if s.Acks >= 0 {
 		fmt.Fprintf(&b, "acks %d\n", s.Acks)
 	}
@@ -105,6 +109,8 @@ func ParseSchedule(text string) (Schedule, error) {
 			s.Spare = nodeIDs(f[1:])
 		case "strict":
 			s.Strict = true
+		case "mends":
+			s.Mends = true
 		case "early":
 			s.Early = true
 		case "acks":

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"ha/raftfsm"
 )
@@ -35,6 +36,9 @@ func (s *Sim) Play(safetyOnly bool) error {
 	p := raftfsm.DefaultPolicy()
 	if s.s.Strict {
 		p.Availability = raftfsm.Strict
+	}
+	if s.s.Mends {
+		p.RebuildBroken = time.Second
 	}
 	p.Acks = s.s.Acks
 	for _, id := range slices.Concat(s.s.Nodes, s.s.Spare) {
