@@ -124,7 +124,11 @@ func TestFullFollower(t *testing.T) {
 		t.Errorf("ended: %v", err)
 	default:
 	}
-	log := g.log.take()
+	log := ""
+	within(t, 5*time.Second, "it is told that there is room", func() bool { // after it is so
+		log += g.log.take()
+		return strings.Count(log, CodeDisk) >= 2
+	})
 	if got := strings.Count(log, CodeDisk); got != 2 {
 		t.Errorf("said %d times:\n%s", got, log)
 	}
