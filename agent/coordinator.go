@@ -436,8 +436,7 @@ func (c *coordinator) join(ctx context.Context, req api.JoinRequest) api.JoinRep
 		return api.JoinReply{Err: "the dead node of that name was forgotten; joining"} // and again at once
 	}
 	if old, known := s.Member(m.ID); known {
-		m.ReplicationPassword, m.ServerUUID, m.RebuildsFailed, m.Leaving = old.ReplicationPassword, old.ServerUUID, old.RebuildsFailed, old.Leaving
-		if m == old {
+		if m = m.Noted(old); m == old {
 			return ok
 		}
 	}

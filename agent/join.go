@@ -281,12 +281,7 @@ func (a *Agent) answers(ctx context.Context, m raftfsm.Member) bool {
 // upToDate says that the group knows this node as it is configured.
 func (a *Agent) upToDate(s raftfsm.State) bool {
 	m, ok := s.Member(a.id)
-	if !ok {
-		return false
-	}
-	w := a.member()
-	w.ReplicationPassword, w.ServerUUID, w.RebuildsFailed, w.Leaving = m.ReplicationPassword, m.ServerUUID, m.RebuildsFailed, m.Leaving
-	return m == w
+	return ok && m == a.member().Noted(m)
 }
 
 // pause waits, unless ctx ends first.

@@ -64,6 +64,8 @@ type Rebuild struct {
 	Why       string `json:"why,omitempty"`
 	// Wish is the index of the wish that it fulfils; 0: no person asked.
 	Wish uint64 `json:"wish,omitempty"`
+	// Broken: it is made as the applier stands on an error.
+	Broken bool `json:"broken,omitempty"`
 	Copying
 	At int64 `json:"at,omitempty"` // when it was granted, as Command.At
 }
@@ -128,7 +130,7 @@ func (s *State) recordWish(index uint64, c Command) string {
 	w.Index = index
 	s.Wishes = append(s.Wishes, w)
 	slices.SortFunc(s.Wishes, func(a, b Wish) int { return strings.Compare(string(a.Recipient), string(b.Recipient)) })
-	s.setFailed(w.Recipient, 0)
+	s.change(w.Recipient, func(m *Member) { m.RebuildsFailed, m.Mended = 0, 0 })
 	return ""
 }
 
@@ -144,7 +146,7 @@ func (s *State) cancelRebuild(c Command) string {
 		s.dropRebuild(c.Node)
 	}
 	s.rebuilt(Rebuilt{Recipient: c.Node, Donor: r.Donor, Index: r.Index, Wish: max(w.Index, r.Wish), Canceled: true, Err: c.Why, From: r.At, At: c.At})
-	s.setFailed(c.Node, maxRebuilds)
+	s.change(c.Node, func(m *Member) { m.RebuildsFailed = maxRebuilds })
 	return ""
 }
 
@@ -190,7 +192,12 @@ func (s *State) endRebuild(c Command) string {
 	if c.Why == "" {
 		failed = 0
 	}
-	s.setFailed(c.Node, failed)
+	s.change(c.Node, func(m *Member) {
+		m.RebuildsFailed = failed
+		if r.Broken && failed == 0 {
+			m.Mended++
+		}
+	})
 	if failed > 0 && failed < maxRebuilds && r.Wish != 0 {
 		for i := range s.Wishes {
 			if s.Wishes[i].Recipient == c.Node {
@@ -217,10 +224,10 @@ func (s *State) rebuilt(r Rebuilt) {
 	slices.SortFunc(s.Rebuilt, func(a, b Rebuilt) int { return strings.Compare(string(a.Recipient), string(b.Recipient)) })
 }
 
-func (s *State) setFailed(id NodeID, n int) {
+func (s *State) change(id NodeID, do func(m *Member)) {
 	for i := range s.Members {
 		if s.Members[i].ID == id {
-			s.Members[i].RebuildsFailed = n
+			do(&s.Members[i])
 		}
 	}
 }

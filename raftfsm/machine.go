@@ -274,7 +274,7 @@ func (s *State) setAcks(c Command) string {
 	}
 	for _, a := range c.Ackers {
 		if _, was := s.Acker(a.Node); !was {
-			s.setFailed(a.Node, 0) // it is well
+			s.change(a.Node, func(m *Member) { m.RebuildsFailed = 0 }) // it is well
 		}
 	}
 	s.Ackers, s.K, s.Intent = sortAckers(c.Ackers), c.K, nil

@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"reflect"
 	"testing"
 
 	"ha/mysqlctl/gtid"
@@ -60,6 +61,40 @@ func (m *tester) refused(c Command) {
 var (
 	ackB, ackC = Acker{"b", uuidB}, Acker{"c", uuidC}
 )
+
+// A field of a member is its host's to configure, or noted by the group. One that were
+// neither would be lost when an agent is started, or have it join for ever.
+func TestMemberIsConfiguredOrNoted(t *testing.T) {
+	var old, configured Member
+	for _, name := range []string{"ID", "Name", "Address", "Witness", "MySQLHost", "MySQLPort", "Priority", "NoPromote", "Zone"} {
+		set(t, &configured, name)
+	}
+	fields := reflect.VisibleFields(reflect.TypeFor[Member]())
+	for _, f := range fields {
+		set(t, &old, f.Name)
+	}
+	if got := configured.Noted(old); got != old {
+		t.Errorf("%+v, want %+v", got, old)
+	}
+	if got := (Member{}).Noted(old); got.ID != "" || got.Zone != "" {
+		t.Errorf("noted what is configured: %+v", got)
+	}
+}
+
+// set gives a field a value that is not its zero value.
+func set(t *testing.T, m *Member, name string) {
+	t.Helper()
+	switch f := reflect.ValueOf(m).Elem().FieldByName(name); f.Kind() {
+	case reflect.String:
+		f.SetString("x")
+	case reflect.Int:
+		f.SetInt(7)
+	case reflect.Bool:
+		f.SetBool(true)
+	default:
+		t.Fatalf("no value for %s of kind %s", name, f.Kind())
+	}
+}
 
 func TestNeedIsLoweredByIntentOnly(t *testing.T) {
 	m := reigning(t)

@@ -53,7 +53,7 @@ func TestEmptyMemberIsFilled(t *testing.T) {
 		"no account yet":                {func(_ *State, v *View) { v.Nodes[0].Report.Accounts = nil }, "", true},
 		"no room":                       {func(_ *State, v *View) { v.Nodes[2].Report.DiskFree = 1 << 30 }, "", false},
 		"another series":                {func(_ *State, v *View) { v.Nodes[2].Report.Version = "8.4.3" }, "", false},
-		"copies failed":                 {func(s *State, _ *View) { s.setFailed("c", maxRebuilds) }, "", false},
+		"copies failed":                 {func(s *State, _ *View) { s.change("c", func(m *Member) { m.RebuildsFailed = maxRebuilds }) }, "", false},
 		"acknowledges":                  {func(s *State, _ *View) { s.Ackers = []Acker{ackC} }, "", false},
 		"may acknowledge":               {func(_ *State, v *View) { v.Nodes[2].Report.Replica = &ReplicaReport{AckWanted: true} }, "", true},
 		"the replica copies already":    {lease("d", "b"), "", true}, // and the primary is spared
@@ -84,7 +84,7 @@ func TestDonorOfTheLastAttempt(t *testing.T) {
 	s, v := replicated(t)
 	d := &decider{s: &s, v: &v}
 	for failed, want := range []NodeID{"b", "b", "a"} {
-		s.setFailed("c", failed)
+		s.change("c", func(m *Member) { m.RebuildsFailed = failed })
 		m, _ := s.Member("c")
 		w := Wish{Recipient: "c"}
 		if failed > 0 {
@@ -203,7 +203,8 @@ func TestBrokenMemberIsRebuilt(t *testing.T) {
 		"it goes on":            {func(_ *State, v *View) { v.Nodes[2].Report.Replica.SQLError = "" }, "", false},
 		"never by policy":       {func(s *State, _ *View) { s.Policy.RebuildBroken = 0 }, "", false},
 		"left to a person":      {func(s *State, _ *View) { s.Policy.RebuildDiverged = false }, "", false},
-		"it has failed":         {func(s *State, _ *View) { s.setFailed("c", maxRebuilds) }, "", false},
+		"it has failed":         {func(s *State, _ *View) { s.change("c", func(m *Member) { m.RebuildsFailed = maxRebuilds }) }, "", false},
+		"copies did not help":   {func(s *State, _ *View) { s.change("c", func(m *Member) { m.Mended = maxRebuilds }) }, "", false},
 		"asked for already":     {func(s *State, _ *View) { s.Wishes = []Wish{{Recipient: "c"}} }, "", false},
 		"in the ack set yet":    {func(s *State, _ *View) { s.Ackers = []Acker{ackC} }, "", false},
 		"may acknowledge":       {func(_ *State, v *View) { v.Nodes[2].Report.Replica.AckWanted = true }, "", true},
@@ -235,5 +236,30 @@ func TestBrokenMemberIsRebuilt(t *testing.T) {
 				t.Errorf("looked at again after %s", d.out.Recheck)
 			}
 		})
+	}
+}
+
+// Copies that were made for a broken applier are counted when they end well, until a
+// person asks for one.
+func TestMendedIsCounted(t *testing.T) {
+	s, _ := replicated(t)
+	mended := func() int { m, _ := s.Member("c"); return m.Mended }
+	for i, r := range []struct {
+		lease Rebuild
+		err   string
+		want  int
+	}{
+		{Rebuild{Broken: true}, "", 1}, {Rebuild{Broken: true}, "no room", 1}, {Rebuild{}, "", 1}, {Rebuild{Broken: true}, "", 2},
+	} {
+		r.lease.Recipient, r.lease.Donor = "c", "b"
+		if no := s.startRebuild(uint64(100+i), Command{Rebuild: &r.lease}); no != "" {
+			t.Fatal(no)
+		}
+		if no := s.endRebuild(Command{Node: "c", Why: r.err}); no != "" || mended() != r.want {
+			t.Errorf("%d: %q, counted %d, want %d", i, no, mended(), r.want)
+		}
+	}
+	if no := s.recordWish(200, Command{Wish: &Wish{Recipient: "c"}}); no != "" || mended() != 0 {
+		t.Errorf("%q, counted %d", no, mended())
 	}
 }

@@ -457,14 +457,25 @@ func (d *decider) broken(n *NodeView, m Member) bool {
 		d.recheck(long - n.Broken)
 		return false
 	}
-	return d.diverged(m, fmt.Sprintf("for %s its applier has stood on: %s", long, c.SQLError))
+	if m.Mended >= maxRebuilds {
+		d.why("the applier of %s stands on an error again after %d copies: look at its log", m.Name, m.Mended)
+		return false
+	}
+	return d.rebuildAnew(m, Rebuild{Broken: true, Why: fmt.Sprintf("for %s its applier has stood on: %s", long, c.SQLError)})
 }
 
-// diverged grants a rebuild, where the policy lets it happen without a person. It says
-// whether there will be one now.
-func (d *decider) diverged(m Member, errant string) bool {
+// diverged has a member copied anew that will never follow with the data it has.
+func (d *decider) diverged(m Member, why string) { d.rebuildAnew(m, Rebuild{Why: why}) }
+
+// rebuildAnew grants a rebuild, where the policy lets it happen without a person. It
+// says whether there will be one now.
+func (d *decider) rebuildAnew(m Member, lease Rebuild) bool {
+	what := "has diverged (" + lease.Why + ")"
+	if lease.Broken {
+		what = "does not apply (" + lease.Why + ")"
+	}
 	if _, acker := d.s.Acker(m.ID); acker {
-		d.why("%s has diverged (%s) and is in the ack set", m.Name, errant)
+		d.why("%s %s and is in the ack set", m.Name, what)
 		return false // it leaves first
 	}
 	r := d.v.Node(m.ID).Report
@@ -474,23 +485,24 @@ func (d *decider) diverged(m Member, errant string) bool {
 	donor, ok := d.donor(m)
 	switch {
 	case r.ClusterOnDisk != d.s.Cluster && !r.Position().IsEmpty():
-		d.why("%s holds data that did not come from this cluster (%s): they are not replaced without a person", m.Name, errant)
+		d.why("%s holds data that did not come from this cluster, and %s: they are not replaced without a person", m.Name, what)
 	case !d.s.Policy.RebuildDiverged:
-		d.why("%s has diverged (%s); the policy leaves rebuilding to you", m.Name, errant)
+		d.why("%s %s; the policy leaves rebuilding to you", m.Name, what)
 	case d.lossyEnd(d.errantOf(d.v.Node(d.s.Primary), r)):
-		d.why("%s has diverged (%s) and may hold the last copy of acknowledged rows: it is not rebuilt without a person", m.Name, errant)
+		d.why("%s %s and may hold the last copy of acknowledged rows: it is not rebuilt without a person", m.Name, what)
 	case m.RebuildsFailed >= maxRebuilds:
-		d.why("%s has diverged (%s) and %d rebuilds failed: look at its log", m.Name, errant, m.RebuildsFailed)
+		d.why("%s %s and %d rebuilds failed: look at its log", m.Name, what, m.RebuildsFailed)
 	case d.donates(m.ID):
-		d.why("%s has diverged (%s) and is being copied from", m.Name, errant)
+		d.why("%s %s and is being copied from", m.Name, what)
 	case !ok || len(d.s.Rebuilds) >= d.s.Policy.rebuildCap():
-		d.why("%s has diverged (%s) and no donor is free", m.Name, errant)
+		d.why("%s %s and no donor is free", m.Name, what)
 	case !d.harmless(m.ID): // nobody counts the acknowledgements of a server that is being replaced
-		d.why("%s has diverged (%s) and may acknowledge", m.Name, errant)
+		d.why("%s %s and may acknowledge", m.Name, what)
 		d.keep(Order{To: m.ID, Op: OpExclude})
 		return true
 	default:
-		d.commit(Command{Kind: CmdRebuild, Rebuild: &Rebuild{Recipient: m.ID, Donor: donor, Why: errant}})
+		lease.Recipient, lease.Donor = m.ID, donor
+		d.commit(Command{Kind: CmdRebuild, Rebuild: &lease})
 		return true
 	}
 	return false

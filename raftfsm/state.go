@@ -48,6 +48,16 @@ type Member struct {
 	// RebuildsFailed counts copies onto this node that failed in a row; after
 	// maxRebuilds of them, or when one was canceled, a person has to look.
 	RebuildsFailed int `json:"rebuilds_failed,omitempty"`
+	// Mended counts the copies that were made as its applier stood on an error; after
+	// maxRebuilds of them, until a person asks for one, they are taken for no help.
+	Mended int `json:"mended,omitempty"`
+}
+
+// Noted gives a member as its host configures it, with what the group has noted of it.
+func (m Member) Noted(of Member) Member {
+	m.ReplicationPassword, m.ServerUUID, m.Leaving = of.ReplicationPassword, of.ServerUUID, of.Leaving
+	m.RebuildsFailed, m.Mended = of.RebuildsFailed, of.Mended
+	return m
 }
 
 // ReplicationUser is the MySQL account this node replicates with.
