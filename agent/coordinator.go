@@ -360,9 +360,12 @@ func (c *coordinator) report(ctx context.Context, r *raftfsm.Report) (raftfsm.Gr
 		return raftfsm.Grant{}, errNotCoordinator
 	}
 	c.board.Tick(c.now().Sub(c.began))
-	old := c.board.Reported(r)
+	news := false
+	if !r.GrantOnly {
+		news = notable(c.board.Reported(r), r)
+	}
 	c.mu.Unlock()
-	if notable(old, r) {
+	if news {
 		c.wake()
 	}
 	s := c.fsm.State()

@@ -629,3 +629,33 @@ func TestDefaultsAreDocumented(t *testing.T) {
 		}
 	}
 }
+
+// What asks for a lease only says nothing of mysqld: it may be older than what others
+// have said since.
+func TestGrantOnlyIsNoReport(t *testing.T) {
+	a := mustStart(t, witness(t, "w1", testAddr(t)))
+	oneCluster(t, []*runningAgent{a}, 1)
+	known := func() string {
+		_, v, ok := a.coord.look()
+		if r := v.Node(a.id).Report; ok && r != nil {
+			return r.AgentVersion
+		}
+		return ""
+	}
+	seq := uint64(1 << 40)
+	send := func(r raftfsm.Report) string {
+		seq++
+		r.Node, r.Run, r.Seq = a.id, "another", seq
+		if _, err := a.coord.report(t.Context(), &r); err != nil {
+			t.Fatal(err)
+		}
+		return known()
+	}
+	if got := send(raftfsm.Report{GrantOnly: true, AgentVersion: "asks"}); got == "asks" {
+		t.Error("it is taken for a report")
+	}
+	eventually(t, 5*time.Second, "others are", func() (bool, string) { // its own come in between
+		got := send(raftfsm.Report{AgentVersion: "tells"})
+		return got == "tells", got
+	})
+}

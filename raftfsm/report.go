@@ -263,6 +263,8 @@ type Report struct {
 
 	// LeaseEpoch is the epoch of the grant held; 0 is none.
 	LeaseEpoch uint64 `json:"lease_epoch,omitempty"`
+	// GrantOnly: what it says of mysqld may be old; it asks for a lease.
+	GrantOnly bool `json:"grant_only,omitempty"`
 	// Rebuild is how the rebuild under the lease with this index goes.
 	Rebuild *RebuildReport `json:"rebuild,omitempty"`
 }

@@ -186,6 +186,40 @@ func TestNoGrantNoOpening(t *testing.T) {
 	}
 }
 
+// Clients wait for no look at mysqld. But the coordinator knows what it has executed
+// before it hears that it is open: an earlier look may lack rows that others have.
+func TestPromoteTellsAfterItOpened(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.up()
+		late := gtid.MustParse(otherUUID + ":1-9")
+		var opened time.Time
+		b.md.set(func(f *fakeMysqld) {
+			f.lookFor = freshLook / 2
+			f.after["OpenWrites"] = func(f *fakeMysqld) { opened, f.lookFor, f.executed = time.Now(), 0, f.executed.Union(late) }
+		})
+		b.co.set(func(c *coordinator) { c.grant = raftfsm.Grant{Epoch: 2, Primary: "n1", Lease: testLease} })
+		time.Sleep(2 * heartbeat) // a look is under way
+		reports, _ := b.co.all()
+		began, before := time.Now(), len(reports)
+		b.mustOrder(raftfsm.Order{Token: tok(2, 20, 1), Op: raftfsm.OpPromote, K: 1})
+		if took := opened.Sub(began); took > freshLook/10 {
+			t.Errorf("opened after %s", took)
+		}
+		reports, _ = b.co.all()
+		asked, told := 0, 0
+		for _, r := range reports[before:] {
+			if r.GrantOnly {
+				asked++
+			} else if r.Executed.Contains(late) {
+				told++
+			}
+		}
+		if asked != 1 || told == 0 {
+			t.Errorf("asked %d times for a lease, told %d times: %+v", asked, told, reports[before:])
+		}
+	})
+}
+
 // A grant that came before the order is none: it must answer a report that was
 // sent after it.
 func TestPromoteAsksAfresh(t *testing.T) {

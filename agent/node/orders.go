@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// freshLook is what a look for the report before an opening may take.
+	// freshLook is what the look for the report after an opening may take.
 	freshLook = 200 * time.Millisecond
 	// drainPatience is how long clients of a candidate may hold up its applier;
 	// drainAgain is when those are ended that came after.
@@ -109,7 +109,7 @@ func (n *Node) promote(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) 
 	}
 	// Both at once: clients wait.
 	group, both := errgroup.WithContext(ctx)
-	group.Go(func() error { return n.requestGrant(both, o.Token.Epoch, n.obs.look()) })
+	group.Go(func() error { return n.requestGrant(both, o.Token.Epoch) })
 	group.Go(func() error { return n.md.ConfigureSource(both, o.K) })
 	if err := group.Wait(); err != nil {
 		return err
@@ -118,6 +118,7 @@ func (n *Node) promote(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) 
 	if err := n.openWrites(ctx, o.Token.Epoch); err != nil {
 		return err
 	}
+	n.tell(ctx)
 	pos, err := n.md.Position(ctx)
 	if err != nil {
 		return err
@@ -126,17 +127,26 @@ func (n *Node) promote(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer) 
 	return nil
 }
 
-// requestGrant sends a report of a fresh look and notes the lease that answers it.
-func (n *Node) requestGrant(ctx context.Context, epoch uint64, looked <-chan struct{}) error {
+// tell has the coordinator know what this server has executed before it hears that the
+// server is open: whoever has rows that an earlier look had not seen would be errant.
+func (n *Node) tell(ctx context.Context) {
 	wait := time.NewTimer(freshLook)
 	defer wait.Stop()
 	select {
-	case <-looked:
+	case <-n.obs.look():
 	case <-wait.C:
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return
 	}
 	r, at := n.report()
+	_, _ = n.send(ctx, r, at) // else the next report does
+}
+
+// requestGrant asks for the lease of an epoch, without waiting for a look at mysqld,
+// and notes it.
+func (n *Node) requestGrant(ctx context.Context, epoch uint64) error {
+	r, at := n.report()
+	r.GrantOnly = true
 	g, err := n.send(ctx, r, at)
 	switch {
 	case err != nil:
@@ -274,7 +284,7 @@ func (n *Node) setAcks(ctx context.Context, o raftfsm.Order) error {
 		return refuse(raftfsm.CodeFailed, "not the primary of epoch %d", o.Token.Epoch)
 	}
 	if n.lease.held() != o.Token.Epoch {
-		if err := n.requestGrant(ctx, o.Token.Epoch, n.obs.look()); err != nil {
+		if err := n.requestGrant(ctx, o.Token.Epoch); err != nil {
 			return err
 		}
 	}
