@@ -57,8 +57,8 @@ bench-vip: deps ## how long clients of the virtual IP wait, from hosts of their 
 	go run ./bench/outage
 
 ROUNDS ?= 10
-faults: deps ## every fault that one host can show, ROUNDS (10) times, and a death between any two steps
-	HA_FAULTS=all HA_FAULT_ROUNDS=$(ROUNDS) go test . -count=1 -v -timeout 3h -run 'TestFaults|TestDeath|TestAllDie|TestOldPrimary|TestAckersFrozen'
+faults: deps ## every fault that one host can show and a death between any two steps, ROUNDS (10) times
+	HA_FAULTS=all go test . -count=$(ROUNDS) -v -timeout 3h -run 'TestFaults|TestDeath|TestAllDie|TestOldPrimary|TestAckersFrozen'
 
 copies-all: deps ## every fault in the middle of a copy, at 10, 50 and 90 %, and restores (those of networks and disks: root)
 	HA_COPIES=all go test . -count=1 -v -timeout 1h -run 'TestCopy|TestRestore'
