@@ -11,12 +11,15 @@ const entryBehind = 1000
 // changeAcks moves (A, k) towards the policy, one step at a time (R5). It says
 // whether anything else has to wait.
 func (d *decider) changeAcks(p *NodeView) bool {
-	if d.s.Intent != nil {
-		return d.continueIntent(p)
-	}
-	if d.acksDiffer(p) { // more acks enforced than recorded: an intent that was given up
+	raising := d.s.Intent != nil && d.s.Intent.Kind == IntentRaise
+	if !raising && d.acksDiffer(p) {
+		// More acks enforced than recorded: a raise that was given up. Before anything
+		// else, for the barrier of a removal would wait for acks that nobody gives.
 		d.keep(Order{To: d.s.Primary, Op: OpSetAcks, K: d.s.K})
 		return true
+	}
+	if d.s.Intent != nil {
+		return d.continueIntent(p)
 	}
 	return d.addAcker(p) || d.removeAcker(p) || d.raiseK()
 }
@@ -82,7 +85,12 @@ func (d *decider) removeAcker(p *NodeView) bool {
 		if !d.shouldLeave(p, a) {
 			continue
 		}
-		if d.attachedBut(a.Node) >= d.s.K {
+		rest := d.attachedBut(a.Node)
+		if rest < d.s.K && d.heldFromCopy(p, a) {
+			d.commit(Command{Kind: CmdAcks, Ackers: d.s.Ackers, K: rest, Why: d.name(a.Node) + " has diverged and is to be copied anew"})
+			return true
+		}
+		if rest >= d.s.K {
 			// Also while k is 0: once it is raised, an acknowledgement by a node
 			// that was not excluded would count on the primary and not in need.
 			d.commit(Command{Kind: CmdIntent, Intent: &Intent{Kind: IntentRemove, Node: a.Node}})
@@ -90,6 +98,19 @@ func (d *decider) removeAcker(p *NodeView) bool {
 		}
 	}
 	return false
+}
+
+// heldFromCopy says that an acker has diverged and that nothing but its being needed
+// stands between it and a copy. It could not succeed the primary (S5): where the policy
+// wants availability, k is lowered for as long as the copy takes.
+func (d *decider) heldFromCopy(p *NodeView, a Acker) bool {
+	m, _ := d.s.Member(a.Node)
+	n := d.v.Node(a.Node)
+	if d.s.Policy.Availability == Strict || !d.leased(p) || m.Leaving || !d.fresh(n) || d.provenErrant(p, n).IsEmpty() {
+		return false
+	}
+	_, no := d.copyRefused(m, "has diverged")
+	return no == ""
 }
 
 // attachedBut counts the attached ackers but for one that is to leave. Of those

@@ -152,16 +152,20 @@ func (d *decider) lowerShort() bool {
 		d.why("writes wait: %d of %d ackers are attached to %s, and the policy is strict", have, d.s.K, d.name(d.s.Primary))
 		return false
 	}
-	p := d.v.Node(d.s.Primary)
-	if !d.fresh(p) || p.Report.LeaseEpoch != d.s.Epoch || p.Age > d.s.Policy.AcksShort/2 {
-		// Only on a living, leased primary: the ackers of one that has just died
-		// are detached too, and with k = 0 nobody could succeed it.
+	if !d.leased(d.v.Node(d.s.Primary)) {
 		d.recheck(retryStep)
 		return false
 	}
 	d.commit(Command{Kind: CmdAcks, Ackers: d.s.Ackers, K: have,
 		Why: "only " + plural(have) + " of the ackers attached"})
 	return true
+}
+
+// leased says that the primary lives and holds its lease. Only then k is lowered: the
+// ackers of one that has just died are detached too, and with k = 0 nobody could
+// succeed it.
+func (d *decider) leased(p *NodeView) bool {
+	return d.fresh(p) && p.Report.LeaseEpoch == d.s.Epoch && p.Age <= d.s.Policy.AcksShort/2
 }
 
 func lastError(o *OrderView) string {

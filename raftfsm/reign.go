@@ -478,34 +478,44 @@ func (d *decider) rebuildAnew(m Member, lease Rebuild) bool {
 		d.why("%s %s and is in the ack set", m.Name, what)
 		return false // it leaves first
 	}
-	r := d.v.Node(m.ID).Report
 	if _, wished := d.s.Wish(m.ID); wished {
 		return false // which says what it waits for
 	}
-	donor, ok := d.donor(m)
+	donor, no := d.copyRefused(m, what)
 	switch {
-	case r.ClusterOnDisk != d.s.Cluster && !r.Position().IsEmpty():
-		d.why("%s holds data that did not come from this cluster, and %s: they are not replaced without a person", m.Name, what)
-	case !d.s.Policy.RebuildDiverged:
-		d.why("%s %s; the policy leaves rebuilding to you", m.Name, what)
-	case d.lossyEnd(d.errantOf(d.v.Node(d.s.Primary), r)):
-		d.why("%s %s and may hold the last copy of acknowledged rows: it is not rebuilt without a person", m.Name, what)
-	case m.RebuildsFailed >= maxRebuilds:
-		d.why("%s %s and %d rebuilds failed: look at its log", m.Name, what, m.RebuildsFailed)
-	case d.donates(m.ID):
-		d.why("%s %s and is being copied from", m.Name, what)
-	case !ok || len(d.s.Rebuilds) >= d.s.Policy.rebuildCap():
-		d.why("%s %s and no donor is free", m.Name, what)
+	case no != "":
+		d.why("%s", no)
+		return false
 	case !d.harmless(m.ID): // nobody counts the acknowledgements of a server that is being replaced
 		d.why("%s %s and may acknowledge", m.Name, what)
 		d.keep(Order{To: m.ID, Op: OpExclude})
-		return true
 	default:
 		lease.Recipient, lease.Donor = m.ID, donor
 		d.commit(Command{Kind: CmdRebuild, Rebuild: &lease})
-		return true
 	}
-	return false
+	return true
+}
+
+// copyRefused says why a member that has diverged or does not apply is not copied anew
+// without a person; empty: it would be, from the donor.
+func (d *decider) copyRefused(m Member, what string) (donor NodeID, no string) {
+	r := d.v.Node(m.ID).Report
+	donor, ok := d.donor(m)
+	switch {
+	case r.ClusterOnDisk != d.s.Cluster && !r.Position().IsEmpty():
+		return "", fmt.Sprintf("%s holds data that did not come from this cluster, and %s: they are not replaced without a person", m.Name, what)
+	case !d.s.Policy.RebuildDiverged:
+		return "", fmt.Sprintf("%s %s; the policy leaves rebuilding to you", m.Name, what)
+	case d.lossyEnd(d.errantOf(d.v.Node(d.s.Primary), r)):
+		return "", fmt.Sprintf("%s %s and may hold the last copy of acknowledged rows: it is not rebuilt without a person", m.Name, what)
+	case m.RebuildsFailed >= maxRebuilds:
+		return "", fmt.Sprintf("%s %s and %d rebuilds failed: look at its log", m.Name, what, m.RebuildsFailed)
+	case d.donates(m.ID):
+		return "", fmt.Sprintf("%s %s and is being copied from", m.Name, what)
+	case !ok || len(d.s.Rebuilds) >= d.s.Policy.rebuildCap():
+		return "", fmt.Sprintf("%s %s and no donor is free", m.Name, what)
+	}
+	return donor, ""
 }
 
 // lossyEnd says that some of these transactions were written in a reign that may
