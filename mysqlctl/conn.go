@@ -303,6 +303,8 @@ const (
 	errNoSuchThread = 1094
 	errReadOnly     = 1290
 	errAccessDenied = 1045
+	errSourceInit   = 1201 // the connection metadata of a channel cannot be read
+	errApplierInit  = 1872 // nor those of its applier
 	errLocked       = 3118
 	errLockWait     = 1205
 )

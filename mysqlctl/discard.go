@@ -23,7 +23,7 @@ func (s *Server) DiscardReceived(ctx context.Context) error {
 	if err := s.StopApplier(ctx); err != nil {
 		return err
 	}
-	if err := s.exec(ctx, d.resetReplicaAll()); err != nil {
+	if err := s.execWhole(ctx, d.resetReplicaAll()); err != nil {
 		return fmt.Errorf("discard received: %w", err)
 	}
 	return nil

@@ -33,6 +33,23 @@ func (s *Server) exec(ctx context.Context, query string, args ...any) error {
 	return err
 }
 
+// channelTime is how long a statement has that makes, repoints or removes a channel,
+// once it has begun. It takes 10 to 30 ms.
+const channelTime = 5 * time.Second
+
+// execWhole is exec for a statement that makes, repoints or removes a channel: it is not
+// ended when ctx is, but takes its time. A KILL in its midst leaves a channel that the
+// server cannot open any more (errors 1201, 1872), or none, where none can be made before
+// the server is started again (error 1794).
+func (s *Server) execWhole(ctx context.Context, query string) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), channelTime)
+	defer cancel()
+	return s.exec(ctx, query)
+}
+
 func (s *Server) execOn(ctx context.Context, c *session, grace time.Duration, query string, args ...any) (keep bool, err error) {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

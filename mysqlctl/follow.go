@@ -19,6 +19,10 @@ import (
 // applier is started first, and one that stands on an error with something left to
 // apply is ErrApplier.
 //
+// A channel that the server cannot open any more (its repository and relay logs do not
+// fit) is set up anew, where the server is not to acknowledge: an acker may hold in it
+// what nobody else has.
+//
 // ErrNotFenced and ErrWaitingCommits where the server may be a primary with commits
 // on their way; ErrNotConnected where all is set up and the receiver tries on, as
 // the source does not answer, or not within ctx.
@@ -42,6 +46,11 @@ func (s *Server) Follow(ctx context.Context, src Source, ack bool) error {
 		err = s.followOn(ctx, st, ack)
 	default:
 		err = s.repoint(ctx, src, ack)
+	}
+	if !ack && isError(err, errSourceInit, errApplierInit) { // what was received counts for nobody
+		if err = s.DiscardReceived(ctx); err == nil {
+			err = s.followFirst(ctx, src, ack)
+		}
 	}
 	if err == nil || errors.Is(err, ErrNotConnected) && ctx.Err() == nil { // what is there is applied anyway
 		err = errors.Join(err, s.startApplying(ctx, st))
@@ -107,7 +116,7 @@ func (s *Server) followFirst(ctx context.Context, src Source, ack bool) error {
 	if err != nil {
 		return err
 	}
-	if err := s.exec(ctx, d.changeSource(append(src.receiverOptions(), option{"AUTO_POSITION", "1"})...)); err != nil {
+	if err := s.execWhole(ctx, d.changeSource(append(src.receiverOptions(), option{"AUTO_POSITION", "1"})...)); err != nil {
 		return err
 	}
 	if err := s.setAckFlag(ctx, ack); err != nil {
@@ -153,7 +162,7 @@ func (s *Server) repoint(ctx context.Context, src Source, ack bool) error {
 	if err := s.setAckFlag(ctx, ack); err != nil {
 		return err
 	}
-	if err := s.exec(ctx, d.changeSource(src.receiverOptions()...)); err != nil {
+	if err := s.execWhole(ctx, d.changeSource(src.receiverOptions()...)); err != nil {
 		return err
 	}
 	after, err := s.Position(ctx)

@@ -194,7 +194,7 @@ func (s *Server) Replay(ctx context.Context, want gtid.Set, stall time.Duration,
 	if err := s.StopApplier(ctx); err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}
-	return s.exec(ctx, "RESET REPLICA ALL")
+	return s.execWhole(ctx, "RESET REPLICA ALL")
 }
 
 // reason says why an applier stands.

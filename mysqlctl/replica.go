@@ -258,7 +258,7 @@ func (s *Server) ResetReplica(ctx context.Context) error {
 	if err := s.StopApplier(ctx); err != nil {
 		return err
 	}
-	if err := s.exec(ctx, d.resetReplicaAll()); err != nil {
+	if err := s.execWhole(ctx, d.resetReplicaAll()); err != nil {
 		return fmt.Errorf("reset replica: %w", err)
 	}
 	return nil

@@ -3,6 +3,8 @@ package mysqlctl_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -266,6 +268,60 @@ func TestDiscardReceivedDropsWhatIsNotApplied(t *testing.T) {
 	wantSet(t, "after discarding", pos.All(), before)
 	must(t, r.Follow(ctx, p.Source(), true))
 	sameRows(t, p, r)
+}
+
+// A newer order ends what is under way, a host dies at any time: a KILL in the midst of
+// RESET REPLICA ALL or CHANGE REPLICATION SOURCE had left a channel that nothing but
+// another RESET, or another start of mysqld, made one again.
+func TestFollowWhateverWasEndedBefore(t *testing.T) {
+	nodes := mysqltest.Start(t, 3)
+	p, r := mysqltest.Primary(t, 0, nodes...), nodes[1]
+	sources := []*mysqltest.Node{p, nodes[2]}
+	must(t, nodes[2].Follow(mysqltest.Ctx(t, enough), p.Source(), false))
+	ended := map[string]func(ctx, short context.Context, i int){
+		"reset": func(_, short context.Context, _ int) { _ = r.ResetReplica(short) },
+		"first follow": func(ctx, short context.Context, i int) {
+			must(t, r.ResetReplica(ctx))
+			_ = r.Follow(short, sources[i%2].Source(), true)
+		},
+		"repoint": func(_, short context.Context, i int) { _ = r.Follow(short, sources[(i+1)%2].Source(), true) },
+	}
+	for name, end := range ended {
+		t.Run(name, func(t *testing.T) {
+			for i := range 40 {
+				ctx := mysqltest.Ctx(t, enough)
+				if err := r.Follow(ctx, sources[i%2].Source(), true); err != nil {
+					t.Fatalf("after %d times: %v", i, err)
+				}
+				short, cancel := context.WithTimeout(ctx, time.Duration(i)*time.Millisecond)
+				end(ctx, short, i)
+				cancel()
+			}
+		})
+	}
+}
+
+// Relay logs that are not what the repository says: an acker may hold in them what
+// nobody else has, and stays as it is; who does not acknowledge is set up anew.
+func TestFollowWithoutItsRelayLogs(t *testing.T) {
+	nodes := mysqltest.Start(t, 2)
+	p, r := mysqltest.Primary(t, 0, nodes...), nodes[1]
+	ctx := mysqltest.Ctx(t, enough)
+	must(t, r.Follow(ctx, p.Source(), true))
+	must(t, r.Kill(ctx))
+	logs, err := filepath.Glob(filepath.Join(r.Config.DataDir, "relay-bin.*"))
+	must(t, err)
+	for _, l := range logs {
+		must(t, os.Remove(l))
+	}
+	must(t, r.Server.Start(ctx))
+	if err := r.Follow(ctx, p.Source(), true); mysqltest.ErrorNumber(err) != 1872 {
+		t.Fatalf("an acker follows without its relay logs: %v", err)
+	}
+	must(t, r.Follow(ctx, p.Source(), false))
+	must(t, p.Insert(ctx, "after"))
+	mysqltest.CaughtUp(t, p, r)
+	must(t, r.Follow(ctx, p.Source(), true))
 }
 
 func TestFollowSaysThatTheSourceDoesNotAnswer(t *testing.T) {
