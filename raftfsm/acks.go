@@ -12,16 +12,28 @@ const entryBehind = 1000
 // whether anything else has to wait.
 func (d *decider) changeAcks(p *NodeView) bool {
 	raising := d.s.Intent != nil && d.s.Intent.Kind == IntentRaise
-	if !raising && d.acksDiffer(p) {
+	if k := d.waitedFor(p); !raising && d.acksDiffer(p) && enforced(p.Report) != k {
 		// More acks enforced than recorded: a raise that was given up. Before anything
 		// else, for the barrier of a removal would wait for acks that nobody gives.
-		d.keep(Order{To: d.s.Primary, Op: OpSetAcks, K: d.s.K})
+		d.keep(Order{To: d.s.Primary, Op: OpSetAcks, K: k})
 		return true
+	} else if have := len(d.attached()); k > d.s.K && have < k {
+		d.writesWait(have, k)
 	}
 	if d.s.Intent != nil {
 		return d.continueIntent(p)
 	}
 	return d.addAcker(p) || d.removeAcker(p) || d.raiseK()
+}
+
+// waitedFor is how many acks the server is to wait for while that is not being raised:
+// the recorded k. Under strict it is never told to wait for fewer than it does and the
+// policy wants, though it has let a commit go and k is 0 until it was raised again.
+func (d *decider) waitedFor(p *NodeView) int {
+	if d.s.Policy.Availability != Strict || !d.acksDiffer(p) {
+		return d.s.K
+	}
+	return max(d.s.K, min(enforced(p.Report), d.s.KPolicy()))
 }
 
 // addAcker: committed, then done. The follower is told to acknowledge because
@@ -90,7 +102,7 @@ func (d *decider) removeAcker(p *NodeView) bool {
 			d.commit(Command{Kind: CmdAcks, Ackers: d.s.Ackers, K: rest, Why: d.name(a.Node) + " has diverged and is to be copied anew"})
 			return true
 		}
-		if rest >= d.s.K {
+		if rest >= d.waitedFor(p) {
 			// Also while k is 0: once it is raised, an acknowledgement by a node
 			// that was not excluded would count on the primary and not in need.
 			d.commit(Command{Kind: CmdIntent, Intent: &Intent{Kind: IntentRemove, Node: a.Node}})
@@ -179,7 +191,7 @@ func (d *decider) continueIntent(p *NodeView) bool {
 	case IntentRemove:
 		rest := without(d.s.Ackers, i.Node)
 		d.why("%s leaves the ack set", d.name(i.Node))
-		if d.attachedBut(i.Node) < d.s.K {
+		if d.attachedBut(i.Node) < d.waitedFor(p) {
 			d.commit(Command{Kind: CmdIntent}) // given up: its acknowledgements are needed
 			return true
 		}

@@ -1,6 +1,8 @@
 package raftfsm
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,6 +39,61 @@ func TestReportFromBeforeTheOrderIsNoFact(t *testing.T) {
 	v.Nodes[0].Seen, v.Nodes[0].Orders[0].Age = 9, time.Second
 	if d := Decide(s, v); !lowersK(d) {
 		t.Fatalf("the server waits for nobody, and this is not recorded: %+v", d)
+	}
+}
+
+// A commit that was under way when the server was told to wait is counted as let go
+// (TestAckersFrozen saw it): the barrier of the raise holds for it, and only a report
+// from after that barrier tells of one that was not acknowledged.
+func TestCommitFromBeforeTheBarrierIsNoFact(t *testing.T) {
+	s, v := raised(t)
+	p := &v.Nodes[0]
+	p.Seen, p.Orders[0].Age = 8, time.Second // newer than SetAcks
+	p.Report.SourceOn, p.Report.WaitFor, p.Report.Unacked = true, 1, 1
+	barrier := OrderView{Order: Order{Token: p.Report.Token, To: "a", Op: OpBarrier}, Seen: 9, Age: 20 * time.Millisecond,
+		Answer: &Answer{Token: p.Report.Token, Op: OpBarrier, OK: true}}
+	p.Orders = append(p.Orders, barrier)
+	if d := Decide(s, v); lowersK(d) {
+		t.Fatal("k is lowered for a commit that the barrier's acknowledgement holds for")
+	}
+	p.Seen, p.Orders[1].Age = 10, time.Second
+	if d := Decide(s, v); !lowersK(d) {
+		t.Fatalf("a commit went without its ack after the barrier, and this is not recorded: %+v", d)
+	}
+	p.Seen, p.Orders[1].Answer.OK = 8, false
+	if d := Decide(s, v); !lowersK(d) {
+		t.Fatalf("a barrier that failed holds for nothing: %+v", d)
+	}
+}
+
+// Under strict the server is told to wait for no fewer than it does, whatever was
+// recorded of it; under available the record, k = 0, is carried out.
+func TestStrictServerIsNeverToldToWaitForFewer(t *testing.T) {
+	told := func(d Decision) (ks []int) {
+		for _, o := range d.Do {
+			if o.Op == OpSetAcks {
+				ks = append(ks, o.K)
+			}
+		}
+		return ks
+	}
+	for _, c := range []struct {
+		availability Availability
+		want         []int
+	}{{Strict, nil}, {Available, []int{0}}} {
+		s, v := raised(t)
+		s.Policy.Availability, s.K = c.availability, 0
+		v.Nodes[0].Seen, v.Nodes[0].Orders = 9, nil
+		v.Nodes[0].Report.SourceOn, v.Nodes[0].Report.WaitFor, v.Nodes[0].Report.Unacked = true, 1, 1
+		v.Nodes[0].Report.Attached, v.Nodes[1].Detached, v.Nodes[1].Age = nil, 8*time.Second, 9*time.Second
+		d := Decide(s, v)
+		if got := told(d); !slices.Equal(got, c.want) {
+			t.Errorf("%s: told to wait for %v, want %v", c.availability, got, c.want)
+		}
+		removes := slices.ContainsFunc(d.Commit, func(c Command) bool { return c.Kind == CmdIntent && c.Intent != nil && c.Intent.Kind == IntentRemove })
+		if c.availability == Strict && (removes || !strings.Contains(d.Why, "writes wait: 0 of 1 ackers")) {
+			t.Errorf("strict: %+v", d)
+		}
 	}
 }
 

@@ -149,7 +149,7 @@ func (d *decider) lowerShort() bool {
 		return false
 	}
 	if d.s.Policy.Availability == Strict {
-		d.why("writes wait: %d of %d ackers are attached to %s, and the policy is strict", have, d.s.K, d.name(d.s.Primary))
+		d.writesWait(have, d.s.K)
 		return false
 	}
 	if !d.leased(d.v.Node(d.s.Primary)) {
@@ -159,6 +159,10 @@ func (d *decider) lowerShort() bool {
 	d.commit(Command{Kind: CmdAcks, Ackers: d.s.Ackers, K: have,
 		Why: "only " + plural(have) + " of the ackers attached"})
 	return true
+}
+
+func (d *decider) writesWait(have, k int) {
+	d.why("writes wait: %d of %d ackers are attached to %s, and the policy is strict", have, k, d.name(d.s.Primary))
 }
 
 // leased says that the primary lives and holds its lease. Only then k is lowered: the

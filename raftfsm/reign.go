@@ -250,9 +250,14 @@ func (d *decider) recordFact(p *NodeView) bool {
 	if d.s.K == 0 || !fewer && p.Report.Unacked == 0 {
 		return false
 	}
-	for _, op := range []Op{OpSetAcks, OpPromote} {
-		// A report from before what was ordered says nothing of after it.
-		if o := p.last(op); o != nil && (o.Flight || o.Answer != nil && (p.Seen < o.Seen || o.Age < 2*retryStep)) {
+	for _, op := range []Op{OpSetAcks, OpPromote, OpBarrier} {
+		// A report from before what was ordered says nothing of after it. What is let
+		// go before a barrier is done does not count: its acknowledgement holds for it.
+		o := p.last(op)
+		if o == nil || op == OpBarrier && carriedOut(o) == nil {
+			continue
+		}
+		if o.Flight || o.Answer != nil && (p.Seen < o.Seen || o.Age < 2*retryStep) {
 			d.recheck(retryStep)
 			return false
 		}

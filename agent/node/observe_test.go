@@ -52,6 +52,19 @@ func TestUnackedCommitsAreTold(t *testing.T) {
 		if r := b.co.last(); r.Unacked != 0 {
 			t.Errorf("%d after it was told to wait again", r.Unacked)
 		}
+		// One that was being committed meanwhile: the barrier holds for it.
+		b.md.set(func(f *fakeMysqld) { f.no++ })
+		time.Sleep(time.Second)
+		b.mustOrder(raftfsm.Order{Token: tok(1, 12, 2), Op: raftfsm.OpBarrier})
+		time.Sleep(time.Second)
+		if r := b.co.last(); r.Unacked != 0 {
+			t.Errorf("%d from before the barrier", r.Unacked)
+		}
+		b.md.set(func(f *fakeMysqld) { f.no++ })
+		time.Sleep(time.Second)
+		if r := b.co.last(); r.Unacked != 1 {
+			t.Errorf("%d told, 1 let go after the barrier", r.Unacked)
+		}
 	})
 }
 
