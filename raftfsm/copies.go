@@ -180,10 +180,16 @@ func (s *State) startRebuild(index uint64, c Command) string {
 	return ""
 }
 
-// endRebuild ends a lease. A wish outlives copies that fail, but not too many.
+// endRebuild ends a lease, or a wish that cannot be fulfilled. A wish outlives copies
+// that fail, but not too many.
 func (s *State) endRebuild(c Command) string {
 	r, ok := s.Rebuild(c.Node)
-	if !ok {
+	w, wished := s.Wish(c.Node)
+	switch {
+	case !ok && wished && c.Why != "":
+		s.rebuilt(Rebuilt{Recipient: w.Recipient, Donor: w.From, Wish: w.Index, Err: c.Why, At: c.At})
+		return ""
+	case !ok:
 		return "no such rebuild"
 	}
 	s.dropRebuild(c.Node)

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"ha/mysqlctl/gtid"
 )
 
 // CopyReady is the phase of a copy that is verified and waits for the order to be
@@ -360,6 +362,10 @@ func (d *decider) wished(n *NodeView, m Member) bool {
 	if !ok || !d.fresh(n) {
 		return false
 	}
+	if errant := d.astray(w.From); !errant.IsEmpty() {
+		d.endRebuild(m.ID, fmt.Sprintf("%s, which it was to be copied from, has diverged (errant transactions %s)", d.name(w.From), errant))
+		return true
+	}
 	if _, acker := d.s.Acker(m.ID); acker {
 		d.why("%s is to be rebuilt and is needed in the ack set yet", m.Name)
 		return false // removeAcker lets it leave as soon as it may
@@ -388,6 +394,16 @@ func (d *decider) wished(n *NodeView, m Member) bool {
 		return true
 	}
 	return false
+}
+
+// astray gives the proven errant transactions of a donor that a person has named.
+// Nobody is copied from it before it was copied anew itself.
+func (d *decider) astray(donor NodeID) gtid.Set {
+	n := d.v.Node(donor)
+	if _, leased := d.s.Rebuild(donor); leased || donor == "" || donor == d.s.Primary || !d.fresh(n) || n.Report.Mysqld != MysqldRunning {
+		return gtid.Set{}
+	}
+	return d.provenErrant(d.v.Node(d.s.Primary), n)
 }
 
 // donor is the best one for a rebuild that nobody asked for.
@@ -437,7 +453,7 @@ func (d *decider) fill(p, n *NodeView, m Member) bool {
 func (d *decider) rebuild(lease Rebuild, n *NodeView, m Member) {
 	if !d.fresh(n) {
 		if n.Age > rebuildSilence {
-			d.endRebuild(lease, "its agent is silent")
+			d.endRebuild(lease.Recipient, "its agent is silent")
 		}
 		return
 	}
@@ -446,15 +462,15 @@ func (d *decider) rebuild(lease Rebuild, n *NodeView, m Member) {
 		lost := d.donorLost(lease)
 		switch {
 		case rb.Err != "":
-			d.endRebuild(lease, rb.Err)
+			d.endRebuild(lease.Recipient, rb.Err)
 		case rb.Done:
-			d.endRebuild(lease, "")
+			d.endRebuild(lease.Recipient, "")
 		case rb.Phase == CopyReady: // by order only: a copy whose lease has ended is put in place of nothing
 			d.keep(Order{To: m.ID, Op: OpSwap, Lease: lease.Index, KeepOld: d.s.Policy.RebuildKeepOld,
 				Surplus: d.lossyReign(m.ServerUUID) || !d.errantOf(d.v.Node(d.s.Primary), n.Report).IsEmpty()})
 			d.failedOrder(lease, n, OpSwap)
 		case rb.Phase == CopyRunning && lost != "":
-			d.endRebuild(lease, lost)
+			d.endRebuild(lease.Recipient, lost)
 		default:
 			d.why("%s is being rebuilt from %s: %s", m.Name, d.name(lease.Donor), rb.Phase)
 		}
@@ -469,15 +485,15 @@ func (d *decider) rebuild(lease Rebuild, n *NodeView, m Member) {
 // CopyRunning is the phase in which data come from the donor.
 const CopyRunning = "copy"
 
-func (d *decider) endRebuild(lease Rebuild, why string) {
-	d.commit(Command{Kind: CmdRebuildEnd, Node: lease.Recipient, Why: why})
+func (d *decider) endRebuild(recipient NodeID, why string) {
+	d.commit(Command{Kind: CmdRebuildEnd, Node: recipient, Why: why})
 }
 
 // failedOrder ends a lease that the recipient's agent will not carry out.
 func (d *decider) failedOrder(lease Rebuild, n *NodeView, op Op) {
 	o := n.last(op)
 	if o != nil && o.Order.Lease == lease.Index && o.Order.Token.Epoch == d.s.Epoch && o.Answer != nil && o.Answer.Code == CodeFailed {
-		d.endRebuild(lease, o.Answer.Err)
+		d.endRebuild(lease.Recipient, o.Answer.Err)
 	}
 }
 
