@@ -192,3 +192,37 @@ func TestBrokenApplierDoesNotEnter(t *testing.T) {
 		}
 	}
 }
+
+// The only one left to promote was never filled: nothing of the data would be left. That
+// is for somebody to say who names it.
+func TestFailoverToAnEmptyMemberIsAskedForByName(t *testing.T) {
+	s, v := raised(t)
+	v.Nodes[0].Age = time.Hour
+	set, err := gtid.Parse(uuidA + ":1-8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		to     NodeID
+		lossy  bool
+		change func(r *Report)
+		want   string // code
+	}{
+		{"empty", "", true, func(*Report) {}, CodeNoCandidate},
+		{"named", "b", true, func(*Report) {}, ""},
+		{"nothing is given up", "", false, func(*Report) {}, ""},
+		{"holds rows", "", true, func(r *Report) { r.Executed = set }, ""},
+		{"received rows", "", true, func(r *Report) { r.Received = set }, ""},
+		{"nobody knows", "", true, func(r *Report) { r.Mysqld = MysqldDown }, ""},
+	} {
+		r := *v.Nodes[1].Report
+		c.change(&r)
+		w := v
+		w.Nodes = slices.Clone(v.Nodes)
+		w.Nodes[1].Report = &r
+		if _, no := PlanFailover(&s, &w, c.to, c.lossy); no.Code != c.want {
+			t.Errorf("%s: refused with %q (%s), want %q", c.name, no.Code, no.Text, c.want)
+		}
+	}
+}

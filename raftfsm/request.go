@@ -121,7 +121,26 @@ func PlanFailover(s *State, v *View, to NodeID, allowLoss bool) (Request, Refusa
 	case !slices.ContainsFunc(s.DataMembers(), func(m Member) bool { return m.ID != s.Primary && d.fresh(v.Node(m.ID)) }):
 		return Request{}, Refusal{CodeNoCandidate, "no other member with a mysqld answers"}
 	}
+	if empty := d.emptyOnes(); to == "" && allowLoss && len(empty) > 0 {
+		return Request{}, Refusal{CodeNoCandidate, "of the other members that answer none holds any rows (" + names(s, empty) + "): to begin anew with nothing, name one (--to)"}
+	}
 	return Request{Kind: RequestFailover, Target: to, AllowLoss: allowLoss}, Refusal{}
+}
+
+// emptyOnes gives the members that could be promoted beside the primary, if none of
+// them holds anything.
+func (d *decider) emptyOnes() (empty []NodeID) {
+	for _, m := range d.s.DataMembers() {
+		n := d.v.Node(m.ID)
+		if _, leased := d.s.Rebuild(m.ID); leased || m.ID == d.s.Primary || !d.fresh(n) {
+			continue
+		}
+		if n.Report.Mysqld != MysqldRunning || !n.Report.Position().IsEmpty() {
+			return nil
+		}
+		empty = append(empty, m.ID)
+	}
+	return empty
 }
 
 // unfit says why a member could not take over from the living primary now.
