@@ -50,12 +50,22 @@ func (d *decider) promotedDied(p *NodeView) string {
 		return name + " was lost while it was being promoted"
 	case p.Report != nil && p.Report.Token.Epoch == d.s.Epoch && p.Report.Mysqld == MysqldDown:
 		return mysqldGone + name + " died while it was being promoted"
+	case d.fresh(p) && p.Report.Token.Epoch == d.s.Epoch && d.hangs(p):
+		return mysqldGone + name + " hangs while it is being promoted"
 	case opened && d.fresh(p) && p.Report.Mysqld == MysqldRunning && p.Report.SuperReadOnly:
 		return name + " is read-only: its agent fenced it"
 	case mine && !o.Flight && o.Failed >= maxPromoteFailures:
 		return name + " could not be promoted" + lastError(o)
 	}
+	if d.fresh(p) && p.Report.Token.Epoch == d.s.Epoch {
+		return d.diskTrigger(p.Report)
+	}
 	return ""
+}
+
+// hangs says that the node's mysqld has not answered for too long.
+func (d *decider) hangs(n *NodeView) bool {
+	return n.Report.Mysqld == MysqldHung && n.Report.HungFor >= d.s.Policy.HungAfter
 }
 
 // maxPromoteFailures is how often in a row a promotion may fail before another
@@ -165,11 +175,11 @@ func (d *decider) writesWait(have, k int) {
 	d.why("writes wait: %d of %d ackers are attached to %s, and the policy is strict", have, k, d.name(d.s.Primary))
 }
 
-// leased says that the primary lives and holds its lease. Only then k is lowered: the
-// ackers of one that has just died are detached too, and with k = 0 nobody could
-// succeed it.
+// leased says that the primary lives, answers and holds its lease. Only then k is
+// lowered: the ackers of one that has just died are detached too, and with k = 0
+// nobody could succeed it.
 func (d *decider) leased(p *NodeView) bool {
-	return d.fresh(p) && p.Report.LeaseEpoch == d.s.Epoch && p.Age <= d.s.Policy.AcksShort/2
+	return d.fresh(p) && p.Report.Mysqld == MysqldRunning && p.Report.LeaseEpoch == d.s.Epoch && p.Age <= d.s.Policy.AcksShort/2
 }
 
 func lastError(o *OrderView) string {

@@ -76,7 +76,7 @@ func (d *decider) trigger(p *NodeView) (why string, dead bool) {
 		switch {
 		case r.Mysqld == MysqldDown && r.Token.Epoch == d.s.Epoch:
 			return mysqldGone + name + " is gone", true
-		case r.Mysqld == MysqldHung && r.HungFor >= d.s.Policy.HungAfter:
+		case d.hangs(p):
 			return mysqldGone + name + " hangs", false
 		case r.Mysqld == MysqldRunning && r.SuperReadOnly && r.Token.Epoch == d.s.Epoch && d.v.PhaseAge > d.s.Policy.DeadAfter:
 			return name + " is read-only: its agent fenced it", true

@@ -356,13 +356,16 @@ func (d *decider) prepare(c sealed, required requirement) (executed gtid.Set, uu
 	case o != nil && !o.Flight && o.Failed > 0: // lost
 		return gtid.Set{}, "", prepareFailed
 	}
+	if n := d.v.Node(c.m.ID); d.fresh(n) && d.hangs(n) {
+		return gtid.Set{}, "", prepareFailed // for now: another one may do
+	}
 	return gtid.Set{}, "", prepareWaiting
 }
 
 func (d *decider) prepareError(cands []sealed) string {
 	var out []string
 	for _, c := range cands {
-		text := "no answer"
+		text := "it does not answer"
 		if o := d.v.Node(c.m.ID).last(OpPrepare); o != nil && o.Answer != nil {
 			text = o.Answer.Err
 		}
