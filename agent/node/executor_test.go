@@ -291,6 +291,54 @@ func TestLeaseEndsWhileOpening(t *testing.T) {
 	})
 }
 
+// What comes before the opening may outlast the lease, or the agent be stopped there.
+func TestLeaseEndsBeforeOpening(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.up()
+		b.co.set(func(c *coordinator) {
+			c.grant = raftfsm.Grant{Epoch: 2, Primary: "n1", Lease: testLease}
+			c.hook = func(r raftfsm.Report) {
+				if r.Token.Epoch == 2 {
+					b.co.set(func(c *coordinator) { c.err = errTest })
+				}
+			}
+		})
+		b.md.set(func(f *fakeMysqld) {
+			f.after["ConfigureSource1"] = func(*fakeMysqld) { b.clock.jump.Add(int64(time.Minute)) }
+		})
+		a := b.order(raftfsm.Order{Token: tok(2, 20, 1), Op: raftfsm.OpPromote, K: 1})
+		if a.OK || a.Code != raftfsm.CodeNoGrant || b.open() || b.md.did("OpenWrites") {
+			t.Errorf("%+v, %s", a, b.md.effects())
+		}
+	})
+}
+
+// The fence may come between the arming and the statement that opens.
+func TestFencedWhileOpening(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.up()
+		b.co.set(func(c *coordinator) {
+			c.grant = raftfsm.Grant{Epoch: 2, Primary: "n1", Lease: testLease}
+			c.hook = func(r raftfsm.Report) {
+				if r.Token.Epoch == 2 {
+					b.co.set(func(c *coordinator) { c.err = errTest })
+				}
+			}
+		})
+		b.md.set(func(f *fakeMysqld) {
+			f.after["OpenWrites"] = func(*fakeMysqld) {
+				b.clock.jump.Add(int64(time.Minute))
+				gen := b.n.fence.armed()
+				b.n.fence.disarm(gen) // as a fence does that was done before the statement
+			}
+		})
+		a := b.order(raftfsm.Order{Token: tok(2, 20, 1), Op: raftfsm.OpPromote, K: 1})
+		if a.OK || b.open() {
+			t.Errorf("%+v, %s", a, b.md.effects())
+		}
+	})
+}
+
 func TestSealReplicaThatDoesNotStop(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.up()

@@ -165,6 +165,9 @@ func (n *Node) openWrites(ctx context.Context, epoch uint64) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if n.lease.held() != epoch { // what came before took too long, or this agent was stopped
+		return refuse(raftfsm.CodeNoGrant, "the lease for epoch %d was over before the server was opened", epoch)
+	}
 	n.fence.arm()
 	err := n.md.OpenWrites(ctx)
 	if err == nil && ctx.Err() != nil {
@@ -174,6 +177,7 @@ func (n *Node) openWrites(ctx context.Context, epoch uint64) error {
 		err = refuse(raftfsm.CodeNoGrant, "the lease for epoch %d ended while the server was being opened", epoch)
 	}
 	if err != nil {
+		n.fence.arm() // a fence that came before the statement has disarmed it
 		n.fenceNow(context.WithoutCancel(ctx))
 		return err
 	}
