@@ -93,6 +93,7 @@ func (d *decider) followAll() {
 		case n.Report.Mysqld != MysqldRunning || !d.s.Floor.Contains(n.Report.Executed):
 		case acker:
 			d.give(Order{To: m.ID, Op: OpFollow, Source: d.source(m), Ack: true})
+		case d.lossyEnd(n.Report.Received.Minus(d.s.Floor)): // not thrown away: the settled reign sees to it
 		case d.s.Epoch > 1:
 			d.give(Order{To: m.ID, Op: OpFollow, Source: d.source(m), Discard: !d.s.Floor.Contains(n.Report.Received)})
 		}

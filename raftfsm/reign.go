@@ -356,7 +356,7 @@ func (d *decider) replica(p *NodeView, m Member) {
 func (d *decider) start(p, n *NodeView, m Member) Order {
 	o := Order{To: m.ID, Op: OpStart}
 	if d.mayCut(m) {
-		o.Cut, o.Keep = true, p.Report.Executed
+		o.Cut, o.Keep = true, d.primaryHas(p)
 		if last := n.under(OpStart, d.s); last != nil && last.Order.Cut {
 			o.Keep = last.Order.Keep // it has only grown since
 		}
@@ -402,23 +402,31 @@ func (d *decider) follows(r *Report, acker bool) bool {
 }
 
 func (d *decider) follow(p, n *NodeView, m Member, acker bool) {
-	r := n.Report
 	// What is received, not applied, not the primary's own and not at the
-	// primary is proven unacknowledged.
-	surplus := r.Received.Minus(p.Report.Executed)
-	surplus = surplus.Minus(surplus.Only(d.s.PrimaryUUID))
-	if !acker || surplus.IsEmpty() {
+	// primary is proven unacknowledged, but after a loss.
+	switch surplus := d.notAtPrimary(p, n.Report.Received); {
+	case d.lossyEnd(surplus): // once applied it is seen, and kept, as what is errant is
+		d.why("%s has received rows that %s lacks and that may have been acknowledged: it applies them", m.Name, d.name(d.s.Primary))
+		d.keep(Order{To: m.ID, Op: OpPrepare})
+	case !acker || surplus.IsEmpty():
 		d.keep(Order{To: m.ID, Op: OpFollow, Source: d.source(m), Ack: acker, Discard: !surplus.IsEmpty()})
 	}
 }
 
-// errantOf is what the member executed and the living primary did not. The
+// primaryHas is what the settled primary has executed. A report may be from before it
+// had applied all of what it was promoted with.
+func (d *decider) primaryHas(p *NodeView) gtid.Set { return p.Report.Executed.Union(d.s.Floor) }
+
+// notAtPrimary is what of a member's set the living primary did not execute. The
 // primary's own transactions came from the primary: they can be at a replica
 // before they are in its gtid_executed, or in a report of it.
-func (d *decider) errantOf(p *NodeView, r *Report) gtid.Set {
-	errant := r.Executed.Minus(p.Report.Executed)
-	return errant.Minus(errant.Only(d.s.PrimaryUUID))
+func (d *decider) notAtPrimary(p *NodeView, set gtid.Set) gtid.Set {
+	surplus := set.Minus(d.primaryHas(p))
+	return surplus.Minus(surplus.Only(d.s.PrimaryUUID))
 }
+
+// errantOf is what the member executed and the living primary did not.
+func (d *decider) errantOf(p *NodeView, r *Report) gtid.Set { return d.notAtPrimary(p, r.Executed) }
 
 // provenErrant is what of it the member had before the primary's set was read. A
 // subset is one in whatever order the two were read; a surplus is not. Reports
@@ -511,7 +519,7 @@ func (d *decider) copyRefused(m Member, what string) (donor NodeID, no string) {
 		return "", fmt.Sprintf("%s holds data that did not come from this cluster, and %s: they are not replaced without a person", m.Name, what)
 	case !d.s.Policy.RebuildDiverged:
 		return "", fmt.Sprintf("%s %s; the policy leaves rebuilding to you", m.Name, what)
-	case d.lossyEnd(d.errantOf(d.v.Node(d.s.Primary), r)):
+	case d.lossyEnd(d.notAtPrimary(d.v.Node(d.s.Primary), r.Position())):
 		return "", fmt.Sprintf("%s %s and may hold the last copy of acknowledged rows: it is not rebuilt without a person", m.Name, what)
 	case m.RebuildsFailed >= maxRebuilds:
 		return "", fmt.Sprintf("%s %s and %d rebuilds failed: look at its log", m.Name, what, m.RebuildsFailed)

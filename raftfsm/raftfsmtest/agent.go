@@ -674,7 +674,7 @@ func (t *task) follow() {
 		if o.Discard {
 			m.stopIO()
 			m.sql = false
-			m.relay, m.received = nil, gtid.Set{}
+			m.discard()
 		}
 		if m.channel == "" {
 			m.relay, m.received = nil, gtid.Set{}

@@ -111,6 +111,22 @@ func (w *World) dropped(k *kept) {
 	}
 }
 
+// discard throws away what was received, which is not to be the last of it.
+func (m *Mysqld) discard() {
+	var dropped []*Row
+	for _, r := range m.w.rows {
+		if m.has(r) {
+			dropped = append(dropped, r)
+		}
+	}
+	m.relay, m.received = nil, gtid.Set{}
+	for _, r := range dropped {
+		if !m.has(r) {
+			m.w.checkLastCopy(m, r)
+		}
+	}
+}
+
 // keptBy says that some node has the row in data that it keeps, other than these.
 func (w *World) keptBy(r *Row, but *Mysqld) bool {
 	has := func(k *kept) bool { return k != nil && k.data != but && k.data.has(r) }

@@ -42,6 +42,7 @@ var profiles = []struct {
 	{"copies", []int{3, 4, 4}, 2500, 40, map[string]int{"rebuild": 8, "stands": 2, "tail": 2, "allow": 2, "switchover": 1, "mysqld": 1, "agent": 1, "lead": 1, "step": 1, "reinit": 1, "freeze": 1}},
 	{"astray", []int{3}, 15000, 40, map[string]int{"astray": 6, "allow": 1, "tail": 1, "lead": 1}},
 	{"late", []int{3, 4}, 3000, 40, map[string]int{"again": 8, "sleeper": 2, "away": 4, "lead": 2, "trap": 2, "killP": 1, "drop": 1, "agent": 1}},
+	{"relay", []int{3, 4}, 15000, 40, map[string]int{"relay": 6, "allow": 1, "lead": 1}},
 }
 
 // Generate makes the schedule of a seed; no profile: one by the seed.
@@ -62,7 +63,7 @@ func Generate(seed uint64, profile string) (Schedule, string) {
 	if n == 2 || g.chance(10) {
 		g.s.Witness = []raftfsm.NodeID{"w"}
 	}
-	if p.mix["astray"] > 0 { // two data hosts may be away
+	if p.mix["astray"]+p.mix["relay"] > 0 { // two data hosts may be away
 		g.s.Witness = []raftfsm.NodeID{"v", "w"}
 	}
 	if p.mix["leave"] > 0 && g.chance(50) {
@@ -71,6 +72,9 @@ func Generate(seed uint64, profile string) (Schedule, string) {
 	g.s.Strict, g.s.Early = g.chance(20), g.chance(25)
 	g.s.Mends = p.mix["stands"] > 0
 	g.s.For = g.span(8000, 35000)
+	if p.mix["relay"] > 0 { // it begins when the cluster is whole
+		g.s.For = g.span(28000, 40000)
+	}
 	for t := int64(0); t < g.s.For; t += g.span(1, 2*p.write) {
 		g.write(t, string(g.node()))
 	}
@@ -162,7 +166,7 @@ func (g *generator) hit(who string) string {
 
 // episodeOrder keeps a seed's choice the same.
 var episodeOrder = []string{"mysqld", "killP", "agent", "host", "cut", "lag", "slow", "lead", "drop", "trap", "again", "freeze", "step",
-	"double", "narrow", "deaf", "away", "leave", "acks", "switchover", "failover", "policy", "tail", "back", "allow", "ghost", "reinit", "sleeper", "stale", "rebuild", "astray", "stands"}
+	"double", "narrow", "deaf", "away", "leave", "acks", "switchover", "failover", "policy", "tail", "back", "allow", "ghost", "reinit", "sleeper", "stale", "rebuild", "astray", "stands", "relay"}
 
 var episodes = map[string]func(g *generator){
 	"mysqld": func(g *generator) {
@@ -475,6 +479,31 @@ var episodes = map[string]func(g *generator){
 		back += g.span(500, 5000)
 		g.at(back, "failover any allow")
 		g.on(back, "commit:settle", 1, 0, "reinit F") // its disk is lost too
+	},
+	"relay": func(g *generator) { // who alone acknowledged the last rows has them in a relay log, and their loss is accepted
+		who := g.replica()
+		t := g.t + 5000
+		g.at(t, "break %s", who)
+		for i := range g.members - 1 {
+			if o := fmt.Sprintf("R%d", i); o != who {
+				g.at(t, "lag %s", o)
+			}
+		}
+		g.burst(t+5, 3)
+		dead := t + g.span(20, 60)
+		g.at(dead, "kill host %s", who)
+		g.at(dead, "kill host P")
+		for _, id := range g.s.Nodes {
+			g.at(dead+5, "catchup %s", id)
+			g.at(dead+5, "mend %s", id)
+		}
+		g.at(dead+g.span(2500, 4000), "failover any allow")
+		g.on(dead+2500, "commit:settle", 1, 0, "reinit F") // its disk is lost too
+		back := dead + g.span(9500, 14000) // after the last lease
+		for _, id := range g.s.Nodes {
+			g.at(back, "start %s", id)
+		}
+		g.t = back // whoever is left is left alone
 	},
 	"stands": func(g *generator) { // on an error, till it ends by itself or there is a copy
 		who := g.of(g.replica(), string(g.node()))

@@ -118,6 +118,9 @@ var mutants = []mutant{
 	{name: "cut with a tail that is not transactional", agents: "cut-lasting", profile: "return"},
 	{name: "rebuilt after a lossy reign", agents: "old-data-removed", profile: "loss", changes: []change{{"rebuild.go", "	_, lossy := d.lossySince(uuid)\n	return lossy\n", "	return false\n"}}},
 	{name: "a loss takes no rows of earlier reigns", profile: "astray", changes: []change{{"reign.go", "		lossy = lossy || r.Lossy\n", "		lossy = r.Lossy\n"}}},
+	{name: "received rows thrown away after a loss", profile: "relay", changes: []change{
+		{"reign.go", "	case d.lossyEnd(surplus): // once", "	case false: // once"},
+		{"promote.go", "		case d.lossyEnd(n.Report.Received.Minus(d.s.Floor)): // not", "		case false: // not"}}},
 
 	// Facts of MySQL.
 	{name: "both threads stopped for CHANGE", agents: "both-threads-stopped"},
