@@ -58,7 +58,7 @@ bench-vip: deps ## how long clients of the virtual IP wait, from hosts of their 
 
 ROUNDS ?= 10
 faults: deps ## every fault that one host can show and a death between any two steps, ROUNDS (10) times
-	HA_FAULTS=all go test . -count=$(ROUNDS) -v -timeout 3h -run 'TestFaults|TestDeath|TestAllDie|TestOldPrimary|TestAckersFrozen'
+	HA_FAULTS=all go test . -count=$(ROUNDS) -v -timeout 8h -run '^Test(Faults|Death|PrimaryKilled|AgentsKilled|AllKilled|AllDie|TwoDeaths|OldPrimary|Ackers|HostStopped|SwitchoverBlocked)'
 
 copies-all: deps ## every fault in the middle of a copy, at 10, 50 and 90 %, and restores (those of networks and disks: root)
 	HA_COPIES=all go test . -count=1 -v -timeout 1h -run 'TestCopy|TestRestore'

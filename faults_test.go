@@ -33,6 +33,34 @@ var faultSteps = []string{
 	"stored seal host", "done seal host", "stored promote host", "done promote host", "stored follow host", "stored barrier host", "done barrier host",
 }
 
+// make faults plays every test of these files that has a cluster.
+func TestMakeFaultsPlaysThemAll(t *testing.T) {
+	makefile, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	recipe := regexp.MustCompile(`(?m)^\tHA_FAULTS=all go test \. .* -run '(.*)'$`).FindSubmatch(makefile)
+	if recipe == nil {
+		t.Fatal("the Makefile has no recipe of faults")
+	}
+	played := regexp.MustCompile(string(recipe[1]))
+	for _, file := range []string{"e2e_test.go", "faults_test.go", "shutdown_test.go", "switchover_test.go"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		has := regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\) \{\n\t.* := new(E2E|Faulty)\(`).FindAllSubmatch(text, -1)
+		if len(has) == 0 {
+			t.Errorf("%s has no test with a cluster", file)
+		}
+		for _, one := range has {
+			if !played.Match(one[1]) {
+				t.Errorf("make faults does not play %s of %s", one[1], file)
+			}
+		}
+	}
+}
+
 // newFaulty is a sandbox whose agents die where the file says.
 func newFaulty(t *testing.T, base string) (*e2e, string) {
 	t.Helper()
