@@ -1,7 +1,6 @@
 package lab_test
 
 import (
-	"database/sql"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ha/agent/api"
+	"ha/bench/load"
 	"ha/lab"
 )
 
@@ -184,24 +184,17 @@ func init() {
 // locked lets no applier write rows, on these hosts, until end is called.
 func (s *scene) locked(hosts ...string) (end func()) {
 	s.Helper()
-	var conns []*sql.Conn
-	end = func() {
-		for _, c := range conns {
-			_ = c.Close()
+	var ends []func()
+	for _, h := range hosts {
+		one, err := load.Lock(s.Context(), s.root(h), "app.load_rows")
+		s.must(err)
+		ends = append(ends, one)
+	}
+	return func() {
+		for _, one := range ends {
+			one()
 		}
 	}
-	for _, h := range hosts {
-		db, err := s.Root(h)
-		s.must(err)
-		s.Cleanup(func() { db.Close() })
-		db.SetMaxIdleConns(-1) // closed is closed
-		c, err := db.Conn(s.Context())
-		s.must(err)
-		conns = append(conns, c)
-		_, err = c.ExecContext(s.Context(), "LOCK TABLES app.load_rows READ")
-		s.must(err)
-	}
-	return end
 }
 
 // account is the one with which a replica connects.
@@ -218,19 +211,7 @@ func (s *scene) account(st api.Status) string {
 // endDumps ends the connections of a server's replicas.
 func (s *scene) endDumps(host string) {
 	s.Helper()
-	db := s.root(host)
-	rows, err := db.QueryContext(s.Context(), "SELECT PROCESSLIST_ID FROM performance_schema.threads WHERE PROCESSLIST_COMMAND LIKE 'Binlog Dump%'")
-	s.must(err)
-	defer rows.Close()
-	var ids []int64
-	for rows.Next() {
-		var id int64
-		s.must(rows.Scan(&id))
-		ids = append(ids, id)
-	}
-	for _, id := range ids {
-		s.exec(host, fmt.Sprint("KILL ", id))
-	}
+	s.must(load.EndDumps(s.Context(), s.root(host)))
 }
 
 // holding keeps a session that has run statements until the test's end.
