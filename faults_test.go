@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -176,23 +177,8 @@ func (e *e2e) frozen(node, kind string) (thaw func()) {
 // endDumps ends the connections of a server's replicas.
 func (e *e2e) endDumps(db *sql.DB) {
 	e.Helper()
-	rows, err := db.QueryContext(e.Context(), "SELECT PROCESSLIST_ID FROM performance_schema.threads WHERE PROCESSLIST_COMMAND LIKE 'Binlog Dump%'")
-	if err != nil {
+	if err := load.EndDumps(e.Context(), db); err != nil {
 		e.Fatal(err)
-	}
-	defer rows.Close()
-	var ids []int64
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			e.Fatal(err)
-		}
-		ids = append(ids, id)
-	}
-	for _, id := range ids {
-		if _, err := db.ExecContext(e.Context(), fmt.Sprint("KILL ", id)); err != nil {
-			e.Fatal(err)
-		}
 	}
 }
 
@@ -437,8 +423,16 @@ type fault struct {
 	name string
 	// strike does it and puts it right again; it may look at what happens meanwhile.
 	strike func(e *e2e, st api.Status)
-	moves  bool // another primary takes over
+	moves  moves // what becomes of the primary's role
 }
+
+type moves int
+
+const (
+	stays moves = iota // the same primary
+	moved              // another one
+	maybe
+)
 
 func replicaOf(st api.Status) string {
 	for _, n := range st.Nodes {
@@ -455,12 +449,12 @@ var faults = []fault{
 		thaw := e.frozen(st.Primary, "mysqld")
 		e.takenOver(st.Primary, at, 20*time.Second)
 		thaw()
-	}, true},
+	}, moved},
 	{"agent of the primary frozen for 3 s", func(e *e2e, st api.Status) {
 		thaw := e.frozen(st.Primary, "agent")
 		e.wait(3 * time.Second)
 		thaw()
-	}, false},
+	}, stays},
 	{"agent of the primary frozen until another took over", func(e *e2e, st api.Status) {
 		at := time.Now()
 		thaw := e.frozen(st.Primary, "agent")
@@ -469,30 +463,28 @@ var faults = []fault{
 			e.Errorf("it took over after %s, before the lease was over", took)
 		}
 		thaw()
-	}, true},
+	}, moved},
 	{"host of the primary frozen and thawed later", func(e *e2e, st api.Status) {
 		at := time.Now()
 		one, two := e.frozen(st.Primary, "mysqld"), e.frozen(st.Primary, "agent")
 		e.takenOver(st.Primary, at, 30*time.Second)
 		one()
 		two()
-	}, true},
-	{"mysqld of the primary killed and started by a stranger", func(e *e2e, st api.Status) {
-		pids := e.PIDs(st.Primary, "mysqld")
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pids[0]))
-		if err != nil {
-			e.Fatal(err)
+	}, moved},
+	{"mysqld of the primary killed and started by a stranger", func(e *e2e, st api.Status) { e.stranger(st, 0) }, moved},
+	{"mysqld of the primary killed, and a stranger starts one after 1 s", func(e *e2e, st api.Status) { e.stranger(st, time.Second) }, moved},
+	{"mysqld of the primary killed, and a stranger starts one after 2.5 s", func(e *e2e, st api.Status) { e.stranger(st, 2500*time.Millisecond) }, moved},
+	{"mysqld of the primary killed, and a stranger starts one before anybody else hears of it", func(e *e2e, st api.Status) {
+		for _, n := range st.Nodes {
+			if n.Name != st.Primary {
+				defer e.frozen(n.Name, "agent")()
+			}
 		}
-		args := strings.Split(strings.TrimRight(string(text), "\x00"), "\x00")
 		at := time.Now()
-		e.kill(st.Primary, sandbox.KillMysqld)
-		stranger := exec.Command(args[0], args[1:]...)
-		if err := stranger.Start(); err != nil {
-			e.Fatal(err)
-		}
-		go func() { _ = stranger.Wait() }()
-		e.takenOver(st.Primary, at, 20*time.Second)
-	}, true},
+		args := e.restarted(st.Primary, time.Second)
+		e.wait(time.Until(at.Add(3 * time.Second))) // before the lease is over
+		e.endLoser(st.Primary, args)
+	}, maybe},
 	{"mysqld of the primary dies again and again", func(e *e2e, st api.Status) {
 		at := time.Now()
 		for range 50 { // ten seconds
@@ -502,7 +494,7 @@ var faults = []fault{
 			e.wait(200 * time.Millisecond)
 		}
 		e.takenOver(st.Primary, at, 20*time.Second)
-	}, true},
+	}, moved},
 	{"the others purged what a replica lacks", func(e *e2e, st api.Status) {
 		r := replicaOf(st)
 		e.kill(r, sandbox.KillHost)
@@ -518,13 +510,13 @@ var faults = []fault{
 			text := e.ha("events", "-n", "5")
 			return strings.Contains(text, r+" was rebuilt"), text
 		})
-	}, false},
+	}, stays},
 	{"an acker's mysqld frozen for 6 s", func(e *e2e, st api.Status) {
 		thaw := e.frozen(replicaOf(st), "mysqld")
 		e.grow(100)
 		e.wait(6 * time.Second)
 		thaw()
-	}, false},
+	}, stays},
 	{"errant transaction on a replica", func(e *e2e, st api.Status) {
 		r := e.root(replicaOf(st))
 		ctx := e.Context()
@@ -546,7 +538,7 @@ var faults = []fault{
 			text := fmt.Sprint(e.status().Issues, e.status().Doing)
 			return strings.Contains(text, "HA-ERRANT") || strings.Contains(text, "HA-DIVERGED") || strings.Contains(text, "rebuil"), text
 		})
-	}, false},
+	}, stays},
 	{"replication account dropped", func(e *e2e, st api.Status) {
 		db := e.root(st.Primary)
 		var id string
@@ -560,7 +552,7 @@ var faults = []fault{
 		}
 		e.endDumps(db)
 		e.grow(50)
-	}, false},
+	}, stays},
 	{"replication password changed", func(e *e2e, st api.Status) {
 		db := e.root(st.Primary)
 		var id string
@@ -574,13 +566,13 @@ var faults = []fault{
 		}
 		e.endDumps(db)
 		e.grow(50)
-	}, false},
+	}, stays},
 	{"a replica's threads stopped by hand", func(e *e2e, st api.Status) {
 		if _, err := e.root(replicaOf(st)).ExecContext(e.Context(), "STOP REPLICA"); err != nil {
 			e.Fatal(err)
 		}
 		e.grow(100)
-	}, false},
+	}, stays},
 	{"semi-sync switched off by hand", func(e *e2e, st api.Status) {
 		if _, err := e.root(st.Primary).ExecContext(e.Context(), "SET GLOBAL rpl_semi_sync_source_enabled=OFF"); err != nil {
 			e.Fatal(err)
@@ -591,7 +583,36 @@ var faults = []fault{
 			err := e.root(st.Primary).QueryRowContext(e.Context(), "SELECT @@global.rpl_semi_sync_source_enabled").Scan(&on)
 			return err == nil && on, fmt.Sprint(on, err)
 		})
-	}, false},
+	}, stays},
+}
+
+// stranger starts the primary's mysqld a while after its death, which another one
+// succeeds.
+func (e *e2e) stranger(st api.Status, after time.Duration) {
+	e.Helper()
+	at := time.Now()
+	args := e.restarted(st.Primary, after)
+	e.takenOver(st.Primary, at, 20*time.Second)
+	e.endLoser(st.Primary, args)
+}
+
+// restarted kills a node's mysqld, and somebody who is not its agent starts it again
+// after a while.
+func (e *e2e) restarted(node string, after time.Duration) (args []string) {
+	e.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", e.PIDs(node, "mysqld")[0]))
+	if err != nil {
+		e.Fatal(err)
+	}
+	args = strings.Split(strings.TrimRight(string(text), "\x00"), "\x00")
+	e.kill(node, sandbox.KillMysqld)
+	e.wait(after)
+	stranger := exec.Command(args[0], args[1:]...)
+	if err := stranger.Start(); err != nil {
+		e.Fatal(err)
+	}
+	go func() { _ = stranger.Wait() }()
+	return args
 }
 
 // purge has a server begin a new binary log and delete those before it.
@@ -650,7 +671,7 @@ func TestFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range faults {
+	for _, f := range slices.Concat(faults, replicationFaults) {
 		if !only.MatchString(f.name) {
 			continue
 		}
@@ -662,7 +683,7 @@ func TestFaults(t *testing.T) {
 		after := e.healthy()
 		t.Logf("%s: %s then %s, epoch %d to %d, longest gap %s, well %s later", f.name, before.Primary, after.Primary, before.Epoch, after.Epoch,
 			load.Gap(e.load.Acks(), at, time.Now()).Round(time.Millisecond), time.Since(struck).Round(10*time.Millisecond))
-		if moved := after.Primary != before.Primary; moved != f.moves {
+		if is := after.Primary != before.Primary; f.moves != maybe && is != (f.moves == moved) {
 			t.Errorf("%s: the primary was %s and is %s", f.name, before.Primary, after.Primary)
 		}
 		e.settings(after)
