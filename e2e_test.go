@@ -29,7 +29,7 @@ type e2e struct {
 	*testing.T
 	*stage.Stage
 	load   *load.Load
-	firsts []load.Ack
+	epoch  uint64 // when the load began
 	client string // path of ha, where the agents' binary is another
 }
 
@@ -63,7 +63,11 @@ func loaded(t *testing.T, st *stage.Stage) *e2e {
 	if err := load.CreateTable(t.Context(), st.Servers); err != nil {
 		t.Fatal(err)
 	}
-	var err error
+	now, err := st.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.epoch = now.Epoch
 	if e.load, err = load.Start(context.Background(), st.Servers, pace); err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +141,12 @@ func (e *e2e) start(node string) {
 // check stops the writers and looks for every acknowledged row.
 func (e *e2e) check() {
 	e.Helper()
-	v, err := load.Check(e.Context(), e.Servers, e.load.Stop(), e.firsts, 60*time.Second)
+	acks := e.load.Stop()
+	now, err := e.Status(e.Context())
+	if err != nil {
+		e.Fatal(err)
+	}
+	v, err := load.Check(e.Context(), e.Servers, acks, int(now.Epoch-e.epoch), 60*time.Second)
 	if err != nil {
 		e.Fatal(err)
 	}
@@ -156,7 +165,6 @@ func (e *e2e) takenOver(old string, since time.Time, bound time.Duration) load.A
 	if err != nil {
 		e.Fatalf("no other server than %s acknowledged a row within %v: %+v", old, bound, e.status())
 	}
-	e.firsts = append(e.firsts, first)
 	return first
 }
 

@@ -26,7 +26,6 @@ const settleMost = 10 * time.Second
 // Verdict is what the checks found after a fault.
 type Verdict struct {
 	Rows    load.Verdict
-	Late    int           // OKs of deposed primaries: legal for rows that their successors hold
 	Stalest time.Duration // of the reads through the virtual IP
 	Healthy time.Duration // from the end of the fault until all was well
 	Status  api.Status
@@ -55,15 +54,15 @@ func (s *Scene) Check(ctx context.Context, bound time.Duration) (Verdict, error)
 	}
 	s.Stop()
 	slices.SortStableFunc(s.past, func(a, b load.Ack) int { return a.At.Compare(b.At) })
-	if err := s.reigns(ctx); err != nil {
-		errs = append(errs, err)
+	epochs := -1
+	if end, serr := s.Status(ctx); err == nil && serr == nil { // else it may be out of date
+		epochs = int(max(st.Epoch, end.Epoch) - s.epoch)
 	}
-	if v.Rows, err = load.Check(ctx, s.servers, s.past, s.firsts, 30*time.Second); err != nil {
+	if v.Rows, err = load.Check(ctx, s.servers, s.past, epochs, 30*time.Second); err != nil {
 		errs = append(errs, fmt.Errorf("(i) %w", err))
 	} else if !v.Rows.OK() {
 		errs = append(errs, fmt.Errorf("(i)-(iii) rows were lost, or two servers acknowledged: %s", v.Rows))
 	}
-	v.Late = s.late()
 	if err == nil && st.Primary != "" {
 		// A replica has a transaction before the primary has its acknowledgement.
 		errs = append(errs, eventually(settleMost, func() error { return s.checkGTIDs(ctx, st) }), s.checkLeftovers(ctx), eventually(settleMost, func() error {
@@ -82,48 +81,6 @@ func (s *Scene) stalest() time.Duration {
 	s.reads.mu.Lock()
 	defer s.reads.mu.Unlock()
 	return stalest(s.reads.samples, s.Load.Acks())
-}
-
-// reigns finds the first OK of each primary that came since the load began.
-func (s *Scene) reigns(ctx context.Context) error {
-	var self api.Self
-	err := eventually(10*time.Second, func() (err error) {
-		for _, h := range s.Hosts {
-			if self, err = s.Self(ctx, h.Name); err == nil {
-				return nil
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("no agent tells the history: %w", err)
-	}
-	since := s.Began
-	for _, r := range append(self.State.History, raftfsm.Reign{Epoch: self.State.Epoch, Primary: self.State.Primary}) {
-		m, _ := self.State.Member(r.Primary)
-		i := slices.IndexFunc(s.past, func(a load.Ack) bool { return a.Server == m.Name && a.At.After(since) })
-		if r.Epoch > s.epoch && i >= 0 {
-			s.firsts = append(s.firsts, s.past[i])
-			since = s.past[i].At
-		}
-	}
-	s.epoch = self.State.Epoch
-	return nil
-}
-
-// late counts OKs of deposed primaries since the load began.
-func (s *Scene) late() (n int) {
-	next, current := 0, ""
-	for _, a := range s.past {
-		for next < len(s.firsts) && !s.firsts[next].At.After(a.At) {
-			current = s.firsts[next].Server
-			next++
-		}
-		if a.At.After(s.Began) && current != "" && a.Server != current && s.Direct(a.Server) {
-			n++
-		}
-	}
-	return n
 }
 
 func (s *Scene) checkGTIDs(ctx context.Context, st api.Status) error {

@@ -168,7 +168,7 @@ func strike(t *testing.T, group string, f fault) {
 		s.seen("%s took over from %s, epoch %d to %d", after.Primary, before.Primary, before.Epoch, after.Epoch)
 	}
 	t.Logf("direct %s, through the VIP %s, stalest read %s, well after %s; %s; late OKs %d; %s", r.Direct.Round(time.Millisecond), r.VIP.Round(time.Millisecond),
-		r.Verdict.Stalest.Round(time.Millisecond), r.Verdict.Healthy.Round(10*time.Millisecond), s.note, r.Verdict.Late, r.Verdict.Rows)
+		r.Verdict.Stalest.Round(time.Millisecond), r.Verdict.Healthy.Round(10*time.Millisecond), s.note, r.Verdict.Rows.Late, r.Verdict.Rows)
 	if err != nil {
 		t.Error(err)
 	}

@@ -21,6 +21,6 @@ func (s *Scene) Forget(ctx context.Context) error {
 	if _, err := db.ExecContext(ctx, "TRUNCATE "+sandbox.AppSchema+".load_rows"); err != nil {
 		return err
 	}
-	s.past, s.firsts = nil, nil
+	s.past, s.epoch = nil, st.Epoch
 	return nil
 }

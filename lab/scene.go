@@ -24,13 +24,11 @@ func ViaVIP(client string) string { return "vip from " + client }
 // IP; and a reader from every client through that.
 type Scene struct {
 	*Lab
-	Load  *load.Load
-	Began time.Time
+	Load *load.Load
 
 	servers []load.Server // for checks: on the hosts
 	past    []load.Ack    // of earlier loads
-	firsts  []load.Ack    // first OKs of successive primaries, for checks
-	epoch   uint64        // the last one of which the first OK is known
+	epoch   uint64        // before past began
 	reads   *readers
 }
 
@@ -45,6 +43,11 @@ func (l *Lab) NewScene(ctx context.Context) (*Scene, error) {
 	if err := load.CreateTable(ctx, s.servers); err != nil {
 		return nil, err
 	}
+	st, err := l.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.epoch = st.Epoch
 	return s, s.Resume(ctx)
 }
 
@@ -60,7 +63,6 @@ func (s *Scene) Resume(ctx context.Context) error {
 		writers = append(writers, load.Server{Name: ViaVIP(c.Name), DSN: s.DSN(c.Name, VIP, time.Second)})
 	}
 	var err error
-	s.Began = time.Now()
 	if s.Load, err = load.Start(ctx, writers, pace); err != nil {
 		return err
 	}

@@ -88,6 +88,10 @@ func measure(ctx context.Context, binary, base string, rounds int, pace time.Dur
 		return nil, v, err
 	}
 	defer st.Down()
+	began, err := st.Status(ctx)
+	if err != nil {
+		return nil, v, err
+	}
 	if err := load.CreateTable(ctx, st.Servers); err != nil {
 		return nil, v, err
 	}
@@ -100,7 +104,6 @@ func measure(ctx context.Context, binary, base string, rounds int, pace time.Dur
 		return nil, v, err
 	}
 	var gaps []time.Duration
-	var firsts []load.Ack
 	for round := 1; round <= rounds; round++ {
 		old, err := st.Primary(ctx)
 		if err != nil {
@@ -113,7 +116,7 @@ func measure(ctx context.Context, binary, base string, rounds int, pace time.Dur
 		if err != nil {
 			return nil, v, fmt.Errorf("round %d: %w", round, err)
 		}
-		gaps, firsts = append(gaps, f.gap), append(firsts, f.first)
+		gaps = append(gaps, f.gap)
 		if f.gap > wantMax {
 			at := f.first.At.Add(-f.took)
 			st.Explain(at, at.Add(-time.Second), f.first.At.Add(2*time.Second))
@@ -125,7 +128,12 @@ func measure(ctx context.Context, binary, base string, rounds int, pace time.Dur
 		fmt.Printf("%2d: %s killed, gap %s (from %d ms after the kill), first row from %s after %s; recovered %.1f s later, %d rows so far\n",
 			round, old, ms(f.gap), f.began.Milliseconds(), f.first.Server, ms(f.took), time.Since(began).Seconds(), l.Count())
 	}
-	v, err = load.Check(ctx, st.Servers, l.Stop(), firsts, 30*time.Second)
+	acks := l.Stop()
+	end, err := st.Status(ctx)
+	if err != nil {
+		return nil, v, err
+	}
+	v, err = load.Check(ctx, st.Servers, acks, int(end.Epoch-began.Epoch), 30*time.Second)
 	return gaps, v, err
 }
 

@@ -15,9 +15,7 @@ type Verdict struct {
 	Acked   int
 	Missing map[string]int // rows that a server lacks, by its name
 	Differs []string       // servers that hold other rows than the first
-	// Double are OKs that a server gave after the next one's first OK, for rows
-	// that nobody has.
-	Double int
+	Reigns
 }
 
 // OK tells whether nothing was lost.
@@ -27,7 +25,7 @@ func (v Verdict) OK() bool {
 			return false
 		}
 	}
-	return len(v.Differs) == 0 && v.Double == 0
+	return len(v.Differs) == 0 && v.Reigns.OK()
 }
 
 // Lost is the greatest number of rows that one server lacks.
@@ -41,17 +39,17 @@ func (v Verdict) String() string {
 	if len(v.Differs) > 0 {
 		s += fmt.Sprintf("; other contents than the first: %v", v.Differs)
 	}
-	return s + fmt.Sprintf("; acknowledged twice over: %d", v.Double)
+	return s + "; " + v.Reigns.String()
 }
 
 // Check reads all rows from all servers, once they hold the same or bound is
-// over, and compares them with what was acknowledged. The writers must have
-// stopped. firsts are the first OKs of each successor.
-func Check(ctx context.Context, servers []Server, acks, firsts []Ack, bound time.Duration) (Verdict, error) {
+// over, and compares them with what was acknowledged, in order of time. The writers
+// must have stopped. epochs are those that began while they wrote; -1: not known.
+func Check(ctx context.Context, servers []Server, acks []Ack, epochs int, bound time.Duration) (Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	for {
-		v, err := check(ctx, servers, acks, firsts)
+		v, err := check(ctx, servers, acks, epochs)
 		if err == nil && v.OK() {
 			return v, nil
 		}
@@ -60,14 +58,14 @@ func Check(ctx context.Context, servers []Server, acks, firsts []Ack, bound time
 			// The last look has a time of its own.
 			last, stop := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 			defer stop()
-			return check(last, servers, acks, firsts)
+			return check(last, servers, acks, epochs)
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }
 
-func check(ctx context.Context, servers []Server, acks, firsts []Ack) (Verdict, error) {
-	v := Verdict{Acked: len(acks), Missing: map[string]int{}}
+func check(ctx context.Context, servers []Server, acks []Ack, epochs int) (Verdict, error) {
+	v := Verdict{Acked: len(acks), Missing: map[string]int{}, Reigns: reigns(servers, acks, epochs)}
 	var first map[Row]bool
 	for _, s := range servers {
 		rows, err := read(ctx, s)
@@ -86,25 +84,7 @@ func check(ctx context.Context, servers []Server, acks, firsts []Ack) (Verdict, 
 			v.Differs = append(v.Differs, s.Name)
 		}
 	}
-	v.Double = double(acks, firsts, first)
 	return v, nil
-}
-
-// double counts OKs that a server gave after its successor's first one, for rows
-// that are not there in the end. (For a row that the successor holds such an OK
-// was on the wire already: legal.)
-func double(acks, firsts []Ack, rows map[Row]bool) int {
-	n, current, next := 0, "", 0
-	for _, a := range acks {
-		for next < len(firsts) && !firsts[next].At.After(a.At) {
-			current = firsts[next].Server
-			next++
-		}
-		if current != "" && a.Server != current && !rows[a.Row] {
-			n++
-		}
-	}
-	return n
 }
 
 // AwaitCaughtUp waits until every server shows all rows that were acknowledged,

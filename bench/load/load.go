@@ -31,9 +31,9 @@ type Row struct{ Writer, Seq int64 }
 
 // Ack is a server's OK for a row.
 type Ack struct {
-	Row    Row
-	Server string
-	At     time.Time
+	Row      Row
+	Server   string
+	Sent, At time.Time // when the statement was given to the driver, and its OK came
 }
 
 // Load is a set of writers, one for each server. All try all the time: only the
@@ -149,11 +149,12 @@ func (l *Load) roam(ctx context.Context, servers []Server, dbs []*sql.DB, writer
 	for row := (Row{Writer: writer}); ctx.Err() == nil; {
 		row.Seq++
 		cctx, cancel := context.WithTimeout(ctx, commitBound)
+		sent := time.Now()
 		_, err := dbs[at].ExecContext(cctx, fmt.Sprintf("INSERT INTO load_rows VALUES (%d, %d)", row.Writer, row.Seq))
 		cancel()
 		wait := pace
 		if err == nil {
-			l.acked(Ack{row, servers[at].Name, time.Now()})
+			l.acked(Ack{row, servers[at].Name, sent, time.Now()})
 		} else {
 			at, wait = (at+1)%len(servers), refusedWait
 		}
@@ -175,10 +176,11 @@ func (l *Load) write(ctx context.Context, db *sql.DB, server string, writer int6
 		}
 		row.Seq++
 		cctx, cancel := context.WithTimeout(ctx, commitBound)
+		sent := time.Now()
 		_, err := db.ExecContext(cctx, fmt.Sprintf("INSERT INTO load_rows VALUES (%d, %d)", row.Writer, row.Seq))
 		cancel()
 		if err == nil {
-			l.acked(Ack{row, server, time.Now()})
+			l.acked(Ack{row, server, sent, time.Now()})
 			continue
 		}
 		wait := refusedWait

@@ -124,7 +124,7 @@ func measure(ctx context.Context, l *lab.Lab, rounds int) error {
 			errs = append(errs, fmt.Errorf("%s: too slow: p50 at most %s, max at most %s (0s: any)", e.name, e.wantP50, e.wantMax))
 		}
 	}
-	v, err := load.Check(ctx, servers, w.Stop(), nil, bound)
+	v, err := load.Check(ctx, servers, w.Stop(), -1, bound)
 	fmt.Println(v)
 	if err == nil && !v.OK() {
 		err = errors.New("rows were lost")

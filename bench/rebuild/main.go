@@ -321,7 +321,7 @@ func (b *bench) loaded(ctx context.Context) error {
 	if err := b.well(ctx); err != nil {
 		return err
 	}
-	v, err := load.Check(ctx, b.st.Servers, acks, nil, time.Minute)
+	v, err := load.Check(ctx, b.st.Servers, acks, -1, time.Minute)
 	if err != nil {
 		return err
 	}

@@ -36,8 +36,7 @@ func main() {
 
 type bench struct {
 	*stage.Stage
-	load   *load.Load
-	firsts []load.Ack
+	load *load.Load
 }
 
 func run(ctx context.Context) error {
@@ -54,6 +53,10 @@ func run(ctx context.Context) error {
 	}
 	defer st.Down()
 	b := &bench{Stage: st}
+	began, err := st.Status(ctx)
+	if err != nil {
+		return err
+	}
 	if err := load.CreateTable(ctx, st.Servers); err != nil {
 		return err
 	}
@@ -79,7 +82,12 @@ func run(ctx context.Context) error {
 			slow = fmt.Errorf("too slow: at most %s in the middle and %s ever are promised", wantP50, wantMax)
 		}
 	}
-	v, err := load.Check(ctx, st.Servers, b.load.Stop(), b.firsts, 30*time.Second)
+	acks := b.load.Stop()
+	end, err := st.Status(ctx)
+	if err != nil {
+		return err
+	}
+	v, err := load.Check(ctx, st.Servers, acks, int(end.Epoch-began.Epoch), 30*time.Second)
 	if err != nil {
 		return err
 	}
@@ -123,7 +131,6 @@ func (b *bench) switchOver(ctx context.Context, idle bool) (gap, worst time.Dura
 	if err != nil {
 		return 0, 0, err
 	}
-	b.firsts = append(b.firsts, first)
 	for before := b.load.Count(); b.load.Count() < before+100; time.Sleep(5 * time.Millisecond) {
 		if ctx.Err() != nil {
 			return 0, 0, ctx.Err()
