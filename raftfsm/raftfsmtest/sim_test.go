@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -44,6 +45,22 @@ func play(s *Schedule) (err error) {
 	return sim.Play(*simSafety)
 }
 
+// simMost is how long the 1,000 seeds of make test may take on a machine with two
+// processors or more that does nothing else. Others' work makes them take longer, but
+// hardly any more processor time: that is what is compared, shared out over the
+// processors.
+const simMost = 20 * time.Second
+
+// processorTime is what this process has used so far.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // TestSim plays seeds: faults with the checkers at every step, then all is healed
 // and the cluster has to become well and then quiet.
 func TestSim(t *testing.T) {
@@ -61,6 +78,7 @@ func TestSim(t *testing.T) {
 		from, runs = *simSeed, 1
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(800)) // much of it is waste at once
+	began, used := time.Now(), processorTime(t)
 	type failure struct {
 		s       Schedule
 		profile string
@@ -99,6 +117,13 @@ func TestSim(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	used = processorTime(t) - used
+	share := used / time.Duration(runtime.GOMAXPROCS(0))
+	t.Logf("%d seeds: %.1f s, %.1f s of processor time, %.1f s for each processor", done.Load(), time.Since(began).Seconds(), used.Seconds(), share.Seconds())
+	standard := *simRuns == 0 && *simSeed == 0 && *simProfile == "" && *simMutant == "" && !*simTrace
+	if standard && !raceEnabled && runtime.GOMAXPROCS(0) > 1 && share > simMost {
+		t.Errorf("the seeds of make test take too long: %.1f s for each of %d processors, at most %s", share.Seconds(), runtime.GOMAXPROCS(0), simMost)
+	}
 	slices.SortFunc(failures, func(a, b failure) int { return cmp.Compare(a.s.Seed, b.s.Seed) })
 	for i, f := range failures {
 		t.Errorf("seed %d (%s), %d of %d entries: %v\nreplay: go test ./raftfsm/raftfsmtest -run TestSim -sim.seed=%d -sim.profile=%s -sim.trace",
