@@ -29,6 +29,7 @@ const (
 	IssueNotAcking      = "HA-NOT-ACKING"      // replicates, but its acks do not count
 	IssueAcksShort      = "HA-ACKS-SHORT"      // fewer ackers attached than the policy wants
 	IssueAsync          = "HA-ASYNC"           // commits wait for nobody
+	IssueStrayAcker     = raftfsm.CodeStray    // acknowledges, and is not in the ack set
 	IssueWaiting        = "HA-WRITES-WAIT"     // commits wait for acks
 	IssueErrant         = "HA-ERRANT"          // transactions that the primary lacks
 	IssueWritable       = "HA-WRITABLE"        // a server that may not serve is writable
@@ -244,6 +245,15 @@ func (b *statusBuilder) ackIssues() {
 	case attached < want || s.K < want:
 		b.issue(api.Warning, IssueAcksShort, "", "bring the replicas back: see their issues",
 			"%d of %d wanted replicas acknowledge, and each commit waits for %d", attached, want, s.K)
+	}
+	for _, uuid := range b.report.Attached {
+		of := func(m raftfsm.Member) bool { return m.ServerUUID == uuid }
+		if s.K == 0 || slices.ContainsFunc(s.Members, of) { // a member's own report tells of it
+			continue
+		}
+		b.degraded = true
+		b.issue(api.Critical, IssueStrayAcker, b.primary.Name, "switch semi-sync off on it (SET GLOBAL rpl_semi_sync_replica_enabled=OFF, then restart its receiver), or let it replicate from a replica",
+			"server %s acknowledges commits of %s and is no member: its connection is ended again and again, for a row that it alone has would be lost in a failover", uuid, b.primary.Name)
 	}
 	if b.report.Waiting > 0 && b.report.WaitingFor >= waitShown {
 		b.issue(api.Critical, IssueWaiting, b.primary.Name, "bring the replicas back: see their issues",

@@ -162,6 +162,10 @@ func TestStatus(t *testing.T) {
 		{"one of two wanted acks", func(in *StatusInput) {
 			in.State.Policy.Acks, in.Reports["a1"].Report.Attached = 2, []string{uuid2}
 		}, api.HealthDegraded, []string{IssueAcksShort, IssueNotAcking}},
+		{"a stranger acknowledges", func(in *StatusInput) {
+			r := in.Reports["a1"].Report
+			r.Attached = append(r.Attached, "5eebe0f2-0000-0000-0000-000000000009")
+		}, api.HealthDegraded, []string{IssueStrayAcker}},
 		{"async by policy", func(in *StatusInput) {
 			in.State.Policy.Acks, in.State.K = 0, 0
 		}, api.HealthOK, []string{IssueAsync}},
@@ -178,12 +182,12 @@ func TestStatus(t *testing.T) {
 		}, api.HealthOK, []string{"HA-BINLOGS-KEPT"}},
 		{"two nodes", func(in *StatusInput) {
 			in.State.Members, in.State.Ackers = in.State.Members[:2], in.State.Ackers[:1]
-			in.Raft = in.Raft[:2]
+			in.Raft, in.Reports["a1"].Report.Attached = in.Raft[:2], []string{uuid2}
 		}, api.HealthOK, []string{IssueNoWitness}},
 		{"two nodes and a witness", func(in *StatusInput) {
 			w := &in.State.Members[2]
 			w.Witness, w.ServerUUID, w.MySQLHost = true, "", ""
-			in.State.Ackers = in.State.Ackers[:1]
+			in.State.Ackers, in.Reports["a1"].Report.Attached = in.State.Ackers[:1], []string{uuid2}
 			in.Reports["a3"] = SeenReport{Report: &raftfsm.Report{Mysqld: raftfsm.MysqldNone}}
 		}, api.HealthOK, nil},
 		{"witness down", func(in *StatusInput) {

@@ -42,6 +42,7 @@ func (d *decider) reign() {
 	if d.request(p) || d.describe() || d.checkpoints() || d.lowerShort() || d.recordFact(p) || d.changeAcks(p) || d.forget() {
 		return
 	}
+	d.shutOut(p)
 	d.cureLostAck(p)
 	d.accounts(p)
 	if p.Report.SleepingEvents > 0 {
@@ -142,6 +143,36 @@ func (d *decider) cureLostAck(p *NodeView) {
 	if d.s.K > 0 && p.Report.Waiting > 0 && p.Report.WaitingFor >= lostAckAfter && len(d.attached()) >= d.s.K {
 		d.why("a commit on %s waits though enough ackers are attached", d.name(d.s.Primary))
 		d.keep(Order{To: d.s.Primary, Op: OpBarrier, Allowed: uuids(d.s.Ackers)})
+	}
+}
+
+// shutOut ends what acknowledges to the primary and is not in the ack set: it releases
+// commits, and need does not count it. Accounts that no member has any more are
+// locked, as is that of a member without an agent; others are told by their own
+// orders. A stranger comes back: status names it.
+func (d *decider) shutOut(p *NodeView) {
+	members := d.s.DataMembers()
+	for _, user := range p.Report.Accounts {
+		if !slices.ContainsFunc(members, func(m Member) bool { return m.ReplicationUser() == user }) {
+			d.keep(Order{To: d.s.Primary, Op: OpLockOut, Account: user})
+			return
+		}
+	}
+	if o := p.last(OpBarrier); d.s.K == 0 || carriedOut(o) != nil && p.Seen < o.Seen {
+		return // the report is from before they were ended
+	}
+	for _, uuid := range p.Report.Attached {
+		if slices.ContainsFunc(d.s.Ackers, func(a Acker) bool { return a.ServerUUID == uuid }) {
+			continue
+		}
+		d.why("server %s acknowledges commits of %s and is not in the ack set", uuid, d.name(d.s.Primary))
+		i := slices.IndexFunc(members, func(m Member) bool { return m.ServerUUID == uuid })
+		if i >= 0 && !d.fresh(d.v.Node(members[i].ID)) {
+			d.keep(Order{To: d.s.Primary, Op: OpLockOut, Account: members[i].ReplicationUser(), UUID: uuid})
+			return
+		}
+		d.keep(Order{To: d.s.Primary, Op: OpBarrier, Allowed: uuids(d.s.Ackers)})
+		return
 	}
 }
 

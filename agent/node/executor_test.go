@@ -295,20 +295,10 @@ func TestLeaseEndsWhileOpening(t *testing.T) {
 func TestLeaseEndsBeforeOpening(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.up()
-		b.co.set(func(c *coordinator) {
-			c.grant = raftfsm.Grant{Epoch: 2, Primary: "n1", Lease: testLease}
-			c.hook = func(r raftfsm.Report) {
-				if r.Token.Epoch == 2 {
-					b.co.set(func(c *coordinator) { c.err = errTest })
-				}
-			}
-		})
-		b.md.set(func(f *fakeMysqld) {
-			f.after["ConfigureSource1"] = func(*fakeMysqld) { b.clock.jump.Add(int64(time.Minute)) }
-		})
-		a := b.order(raftfsm.Order{Token: tok(2, 20, 1), Op: raftfsm.OpPromote, K: 1})
-		if a.OK || a.Code != raftfsm.CodeNoGrant || b.open() || b.md.did("OpenWrites") {
-			t.Errorf("%+v, %s", a, b.md.effects())
+		err := b.n.openWrites(b.t.Context(), 2)
+		var no refusal
+		if !errors.As(err, &no) || no.code != raftfsm.CodeNoGrant || b.open() || b.md.did("OpenWrites") {
+			t.Errorf("%v, %s", err, b.md.effects())
 		}
 	})
 }

@@ -189,11 +189,13 @@ func (n *Node) openWrites(ctx context.Context, epoch uint64) error {
 // barrier commits one row, and proves with its OK that the attached ackers hold
 // all before it. So only the allowed ones may be attached, before and after.
 func (n *Node) barrier(ctx context.Context, o raftfsm.Order) error {
-	strays, err := n.strays(ctx, o.Allowed)
+	st, err := n.md.Status(ctx)
 	if err != nil {
 		return err
 	}
+	strays := strays(&st, o.Allowed)
 	for _, uuid := range strays {
+		n.log.Warn("ending the connection of a replica that acknowledges and is not in the ack set", "server_uuid", uuid)
 		if err := n.md.KillDump(ctx, uuid); err != nil {
 			return refuse(raftfsm.CodeStray, "%s is attached and cannot be ended: %w", uuid, err)
 		}
@@ -212,26 +214,33 @@ func (n *Node) barrier(ctx context.Context, o raftfsm.Order) error {
 	// One that was being committed when the source was told to wait is counted as let
 	// go when it is done, with no ack (tried on 9.7.4). All of those are done now, and
 	// whoever acknowledged the barrier has them.
+	if err := n.noStrays(ctx, o.Allowed); err != nil {
+		return err
+	}
 	n.obs.countAnew(n.clock.Boottime())
-	return n.noStrays(ctx, o.Allowed)
+	return nil
 }
 
+// noStrays sees that those who can have acknowledged are the allowed ones, and that
+// the server waits for them: where MySQL switched semi-sync off by itself a row that
+// was committed is perhaps nowhere else.
 func (n *Node) noStrays(ctx context.Context, allowed []string) error {
-	strays, err := n.strays(ctx, allowed)
-	if err == nil && len(strays) > 0 {
+	st, err := n.md.Status(ctx)
+	switch strays := strays(&st, allowed); {
+	case err != nil:
+		return err
+	case len(strays) > 0:
 		return refuse(raftfsm.CodeStray, "attached and not in the ack set: %v", strays)
+	case st.Source.Enabled && !st.Source.On:
+		return refuse(raftfsm.CodeFailed, "semi-sync is off, though it is enabled: the server let commits go by itself")
 	}
-	return err
+	return nil
 }
 
 // strays are the attached semi-sync replicas that may not acknowledge.
-func (n *Node) strays(ctx context.Context, allowed []string) ([]string, error) {
-	st, err := n.md.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
-	acking, _ := dumps(&st)
-	return slices.DeleteFunc(acking, func(uuid string) bool { return slices.Contains(allowed, uuid) }), nil
+func strays(st *mysqlctl.Status, allowed []string) []string {
+	acking, _ := dumps(st)
+	return slices.DeleteFunc(acking, func(uuid string) bool { return slices.Contains(allowed, uuid) })
 }
 
 // follow makes the node a replica of the source.

@@ -181,6 +181,9 @@ func (s *script) do(line string) {
 		}
 	case "hang", "thaw": // the mysqld of NODE
 		w.mysqld(id(1)).hung = f[0] == "hang"
+	case "stray": // at NODE: a semi-sync replica that is no member
+		m := w.mysqld(id(2))
+		m.dumps = append(m.dumps, &dump{uuid: "stray", ack: true, replica: &Mysqld{w: w}})
 	case "break": // the applier of NODE stands on an error
 		w.mysqld(id(1)).broken = true
 	case "mend":
@@ -311,6 +314,10 @@ func (s *script) expect(f []string, line string) {
 		s.must(!row(f[1]).OK && !row(f[1]).Gone, line)
 	case "unknown":
 		s.must(row(f[1]).Gone, line)
+	case "stray": // at NODE
+		s.must(slices.ContainsFunc(at(f[2]).dumps, func(d *dump) bool { return d.uuid == "stray" }), line)
+	case "shut": // out at NODE
+		s.must(!slices.ContainsFunc(at(f[3]).dumps, func(d *dump) bool { return d.uuid == "stray" }), line)
 	case "well":
 		s.must(s.w.Unhealthy() == "", line)
 	case "idle": // decides nothing for a minute
