@@ -264,6 +264,8 @@ func (c fakeSQL) OfflinePosition() (gtid.Set, error) {
 	return s.img.executed.Union(s.img.logged), nil
 }
 
+func (c fakeSQL) OfflineReceived() (gtid.Set, error) { return gtid.Set{}, nil }
+
 func (c fakeSQL) ClusterID(ctx context.Context) (id string, err error) {
 	err = c.do(ctx, func(s *fakeServer) error { id = s.img.cluster; return nil })
 	return id, err

@@ -38,6 +38,10 @@ func (b *statusBuilder) copyIssues(m raftfsm.Member, r *raftfsm.Report) {
 			b.issue(api.Info, IssueRebuild, m.Name, "`ha rebuild status` says what it waits for", "%s is to be rebuilt%s", m.Name, by(w.By))
 		}
 	}
+	if r.OldWhy != "" {
+		b.issue(api.Info, IssueOldData, m.Name, "look at the directory beside its data (.old), and remove it if nobody needs it",
+			"old data of %s are kept: %s", m.Name, r.OldWhy)
+	}
 	if r.OldData > 0 && r.DiskFree > 0 && r.DiskFree < max(r.OldData, r.DataSize/4) {
 		b.issue(api.Warning, IssueOldData, m.Name, "look at the directories beside its data (.old, .kept-N), and remove what nobody needs",
 			"old data beside those of %s take %d MB, and %d MB are free", m.Name, r.OldData>>20, r.DiskFree>>20)

@@ -146,6 +146,7 @@ func TestStatus(t *testing.T) {
 		{"replica not in the ack set", func(in *StatusInput) {
 			in.State.Ackers = in.State.Ackers[:1]
 		}, api.HealthOK, []string{IssueNotAcking}},
+		{"old data kept", func(in *StatusInput) { in.Reports["a3"].Report.OldWhy = "what they hold could not be read" }, api.HealthOK, []string{IssueOldData}},
 		{"replica rebuilt", func(in *StatusInput) {
 			in.State.Ackers = in.State.Ackers[:1]
 			in.State.Rebuilds = []raftfsm.Rebuild{{Recipient: "a3", Donor: "a2", Why: "errant"}}

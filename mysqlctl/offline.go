@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -132,23 +133,60 @@ func (s *Server) OfflinePosition() (gtid.Set, error) {
 	if err != nil {
 		return gtid.Set{}, fmt.Errorf("offline position: %w", err)
 	}
-	// A file that was only just begun has no Previous_gtids yet: then the one
-	// before it is the last.
-	for i := len(files) - 1; i >= 0; i-- {
-		found, begun, err := readBinlog(files[i])
+	found, err := lastSet(files)
+	if err != nil {
+		return gtid.Set{}, fmt.Errorf("offline position: %w", err)
+	}
+	return set.Union(found), nil
+}
+
+// lastSet reads the last of some logs. A file that was only just begun has no
+// Previous_gtids yet: then the one before it is the last.
+func lastSet(files []string) (gtid.Set, error) {
+	for _, name := range slices.Backward(files) {
+		found, begun, err := readBinlog(name)
 		if err != nil {
-			return gtid.Set{}, fmt.Errorf("offline position: %s: %w", filepath.Base(files[i]), err)
+			return gtid.Set{}, fmt.Errorf("%s: %w", filepath.Base(name), err)
 		}
 		if begun {
-			return set.Union(found), nil
+			return found, nil
 		}
 	}
-	return gtid.Set{}, fmt.Errorf("offline position: %w: no binary log", ErrUnreadable)
+	return gtid.Set{}, fmt.Errorf("%w: no binary log", ErrUnreadable)
+}
+
+// OfflineReceived reads from the disk what the server had received in whole, be it
+// executed or not, since its channel was made. ErrUnreadable also where a my.cnf may
+// have put its relay logs elsewhere.
+func (s *Server) OfflineReceived() (gtid.Set, error) {
+	if s.Alive() || s.findRunning() != 0 {
+		return gtid.Set{}, fmt.Errorf("offline received: %w", ErrRunning)
+	}
+	found, err := filepath.Glob(filepath.Join(s.cfg.DataDir, "*relay*.index"))
+	switch {
+	case err != nil:
+		return gtid.Set{}, err
+	case len(found) > 1, len(found) == 0 && s.cfg.DefaultsFile != "":
+		return gtid.Set{}, fmt.Errorf("offline received: %w: %d indexes of relay logs", ErrUnreadable, len(found))
+	case len(found) == 0:
+		return gtid.Set{}, nil
+	}
+	files, err := s.logFiles(found[0])
+	if err != nil || len(files) == 0 {
+		return gtid.Set{}, err
+	}
+	set, err := lastSet(files)
+	if err != nil {
+		return gtid.Set{}, fmt.Errorf("offline received: %w", err)
+	}
+	return set, nil
 }
 
 // binlogFiles lists the binary logs in the index, oldest first.
-func (s *Server) binlogFiles() ([]string, error) {
-	text, err := os.ReadFile(s.cfg.logBin() + ".index")
+func (s *Server) binlogFiles() ([]string, error) { return s.logFiles(s.cfg.logBin() + ".index") }
+
+func (s *Server) logFiles(index string) ([]string, error) {
+	text, err := os.ReadFile(index)
 	if err != nil {
 		return nil, err
 	}

@@ -75,6 +75,41 @@ func TestOfflinePositionIsWhatAStartWouldExecute(t *testing.T) {
 	must(t, n.Start(ctx))
 }
 
+// What a dead replica has received, applied or not, is read from its relay logs.
+func TestOfflineReceived(t *testing.T) {
+	nodes := mysqltest.Start(t, 2)
+	p, r := mysqltest.Primary(t, 1, nodes...), nodes[1]
+	ctx := mysqltest.Ctx(t, time.Minute)
+	received := func() gtid.Set {
+		t.Helper()
+		set, err := r.OfflineReceived()
+		must(t, err)
+		return set
+	}
+	must(t, p.Insert(ctx, "applied"))
+	mysqltest.CaughtUp(t, p, r)
+	must(t, r.StopApplier(ctx))
+	must(t, p.Insert(ctx, "received"))
+	want := r.MustStatus()
+	if want.Executed.Contains(want.Received) {
+		t.Fatal("it was applied")
+	}
+	_, err := r.OfflineReceived()
+	mustBe(t, err, mysqlctl.ErrRunning)
+	must(t, r.Kill(ctx))
+	if got := received(); !got.Contains(want.Received.Minus(want.Executed)) || !p.MustStatus().Executed.Contains(got) {
+		t.Errorf("%s, want %s", got, want.Received)
+	}
+	must(t, r.Start(ctx))
+	must(t, r.DiscardReceived(ctx))
+	must(t, r.Kill(ctx))
+	wantSet(t, "without a channel", received(), gtid.Set{})
+	must(t, p.Kill(ctx))
+	set, err := p.OfflineReceived()
+	must(t, err)
+	wantSet(t, "of a primary", set, gtid.Set{})
+}
+
 // A transaction of which only a part reached the disk is dropped by a start.
 func TestOfflinePositionLeavesOutHalfATransaction(t *testing.T) {
 	n := mysqltest.Primary(t, 0, mysqltest.Start(t, 1)...)

@@ -140,7 +140,7 @@ func sameOrder(a, b Order) bool {
 	}
 	return a.To == b.To && a.Op == b.Op && a.K == b.K && src(a.Source) == src(b.Source) && a.Ack == b.Ack &&
 		a.Discard == b.Discard && slices.Equal(a.Allowed, b.Allowed) && slices.Equal(a.Accounts, b.Accounts) &&
-		a.Account == b.Account && a.UUID == b.UUID && a.Former == b.Former && a.Lease == b.Lease && a.Copying == b.Copying && a.KeepOld == b.KeepOld && a.Surplus == b.Surplus &&
+		a.Account == b.Account && a.UUID == b.UUID && a.Former == b.Former && a.Lease == b.Lease && a.Copying == b.Copying && a.KeepOld == b.KeepOld &&
 		a.Gentle == b.Gentle && a.EndBlockers == b.EndBlockers && a.Await.Equal(b.Await) && a.Cut == b.Cut && a.Keep.Equal(b.Keep)
 }
 

@@ -159,11 +159,16 @@ func (d *decider) mayBeRebuilt(w Wish) Refusal {
 // mayLoseOld says why the old data must not be removed before there is a copy.
 func (d *decider) mayLoseOld(m Member, n *NodeView) Refusal {
 	r, p := n.Report, d.v.Node(d.s.Primary)
+	errant := d.errantOf(p, r)
+	if r.Mysqld != MysqldRunning { // what is reported of it may be from before its last commits, or nothing
+		was := d.s.Checkpoint(m.ID).Minus(p.Report.Executed)
+		errant = errant.Union(was.Minus(was.Only(d.s.PrimaryUUID)))
+	}
 	switch {
-	case r.ServerUUID == "" && d.lossyReign(m.ServerUUID):
+	case r.Mysqld != MysqldRunning && d.lossyReign(m.ServerUUID):
 		return Refusal{CodeNeeded, m.Name + " may hold the last copy of acknowledged rows: its data are not removed before there is a copy (no --in-place)"}
-	case !d.errantOf(p, r).IsEmpty():
-		return Refusal{CodeErrant, m.Name + " holds transactions that nobody else has (" + d.errantOf(p, r).String() + "): they are kept beside a copy, and --in-place would remove them"}
+	case !errant.IsEmpty():
+		return Refusal{CodeErrant, m.Name + " holds transactions that nobody else has (" + errant.String() + "): they are kept beside a copy, and --in-place would remove them"}
 	}
 	for _, o := range d.s.DataMembers() {
 		if o.ID != m.ID && o.ID != d.s.Primary && d.donorUnfit(o).Code == "" {
@@ -466,8 +471,7 @@ func (d *decider) rebuild(lease Rebuild, n *NodeView, m Member) {
 		case rb.Done:
 			d.endRebuild(lease.Recipient, "")
 		case rb.Phase == CopyReady: // by order only: a copy whose lease has ended is put in place of nothing
-			d.keep(Order{To: m.ID, Op: OpSwap, Lease: lease.Index, KeepOld: d.s.Policy.RebuildKeepOld,
-				Surplus: d.lossyReign(m.ServerUUID) || !d.errantOf(d.v.Node(d.s.Primary), n.Report).IsEmpty()})
+			d.keep(Order{To: m.ID, Op: OpSwap, Lease: lease.Index, KeepOld: d.s.Policy.RebuildKeepOld})
 			d.failedOrder(lease, n, OpSwap)
 		case rb.Phase == CopyRunning && lost != "":
 			d.endRebuild(lease.Recipient, lost)

@@ -239,6 +239,38 @@ func TestBrokenMemberIsRebuilt(t *testing.T) {
 	}
 }
 
+// In place the old data go before there is a copy: not those that may hold what nobody
+// else has, by what is reported or, where mysqld is down, by what was noted of them.
+func TestInPlaceKeepsASurplus(t *testing.T) {
+	own := gtid.MustParse(uuidC + ":1")
+	down := func(v *View) { v.Nodes[2].Report.Mysqld = MysqldDown }
+	note := func(s *State, set gtid.Set) { s.Checkpoints = append(s.Checkpoints, Checkpoint{Node: "c", Set: set}) }
+	reigned := func(s *State, async bool) {
+		s.History = append([]Reign{{Epoch: s.Epoch - 1, UUID: uuidC, Async: async}}, s.History...)
+	}
+	for name, tc := range map[string]struct {
+		change func(s *State, v *View)
+		code   string
+	}{
+		"broken":                  {func(_ *State, v *View) { down(v) }, ""},
+		"errant":                  {func(_ *State, v *View) { v.Nodes[2].Report.Executed = own }, CodeErrant},
+		"noted, and down":         {func(s *State, v *View) { down(v); note(s, own) }, CodeErrant},
+		"the primary's own":       {func(s *State, v *View) { down(v); note(s, gtid.MustParse(uuidA+":1-200")) }, ""},
+		"lossy reign, and down":   {func(s *State, v *View) { down(v); reigned(s, true) }, CodeNeeded},
+		"a reign that was closed": {func(s *State, v *View) { down(v); reigned(s, false) }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, v := replicated(t)
+			s.change("c", func(m *Member) { m.ServerUUID = uuidC })
+			v.Nodes[2].Report.Blank = false
+			tc.change(&s, &v)
+			if _, _, no := PlanRebuild(&s, &v, Wish{Recipient: "c", Copying: Copying{InPlace: true}}); no.Code != tc.code {
+				t.Errorf("%+v, want %q", no, tc.code)
+			}
+		})
+	}
+}
+
 // Copies that were made for a broken applier are counted when they end well, until a
 // person asks for one.
 func TestMendedIsCounted(t *testing.T) {

@@ -139,8 +139,6 @@ type Order struct {
 	Lease uint64 `json:"lease,omitempty"`
 	Copying
 	KeepOld bool `json:"keep_old,omitempty"`
-	// Surplus says that the data that OpSwap replaces may hold what nobody else has.
-	Surplus bool `json:"surplus,omitempty"`
 }
 
 // Answer is what an agent says to an order.
@@ -247,10 +245,12 @@ type Report struct {
 	// of a new server.
 	Blank bool `json:"blank,omitempty"`
 	// DataSize is what a copy of the data takes, DiskFree the room beside them, in
-	// bytes; 0: not known. OldData is what kept data of earlier copies take.
-	DataSize int64 `json:"data_size,omitempty"`
-	DiskFree int64 `json:"disk_free,omitempty"`
-	OldData  int64 `json:"old_data,omitempty"`
+	// bytes; 0: not known. OldData is what kept data of earlier copies take, OldWhy
+	// why the last of them are not removed, if it is not for the policy.
+	DataSize int64  `json:"data_size,omitempty"`
+	DiskFree int64  `json:"disk_free,omitempty"`
+	OldData  int64  `json:"old_data,omitempty"`
+	OldWhy   string `json:"old_why,omitempty"`
 	// Engines are the tools that the agent knows, and why they cannot be used here.
 	Engines []EngineReport `json:"engines,omitempty"`
 

@@ -33,8 +33,6 @@ type Replaced struct {
 	// be read.
 	Position string `json:"position"`
 	Known    bool   `json:"known"`
-	// Surplus says that they may hold what nobody else has.
-	Surplus bool `json:"surplus,omitempty"`
 	// Keep says that they are kept until the next copy, whatever they hold.
 	Keep bool `json:"keep,omitempty"`
 }
@@ -99,7 +97,7 @@ func (p Place) Replaced() (Replaced, bool) {
 	var r Replaced
 	b, err := os.ReadFile(filepath.Join(p.Old(), replacedFile))
 	if err != nil || json.Unmarshal(b, &r) != nil {
-		return Replaced{Surplus: true}, true // nothing is known of them
+		return Replaced{}, true // nothing is known of them
 	}
 	return r, true
 }

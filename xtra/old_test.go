@@ -33,9 +33,9 @@ func is(t *testing.T, dir, want string) {
 }
 
 // What is known of the old data goes with them; of what has no note, as an older
-// agent left it, the worst is believed.
+// agent left it, nothing is known.
 func TestReplaced(t *testing.T) {
-	for _, want := range []Replaced{{}, {Known: true, Position: "x"}, {Surplus: true}, {Keep: true, Known: true}} {
+	for _, want := range []Replaced{{}, {Known: true, Position: "x"}, {Keep: true, Known: true}} {
 		p := placeWith(t, "", ".new")
 		must(t, p.Mark(7, want))
 		must(t, p.Swap())
@@ -48,7 +48,7 @@ func TestReplaced(t *testing.T) {
 			t.Error("still there")
 		}
 	}
-	if r, _ := placeWith(t, "", ".old").Replaced(); !r.Surplus {
+	if r, _ := placeWith(t, "", ".old").Replaced(); r.Known {
 		t.Errorf("%+v", r)
 	}
 }

@@ -298,7 +298,13 @@ func (f *fakeMysqld) OfflinePosition() (gtid.Set, error) {
 		return gtid.Set{}, mysqlctl.ErrRunning
 	}
 	f.log = append(f.log, "OfflinePosition")
-	return f.offline, nil
+	return f.offline, f.fail["OfflinePosition"]
+}
+
+func (f *fakeMysqld) OfflineReceived() (gtid.Set, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.received, f.fail["OfflineReceived"]
 }
 
 // CutTail cuts what the binary log has beyond keep, and takes the uuid away.

@@ -27,8 +27,9 @@ type room struct {
 	data, old, free int64
 	sizedAt         time.Duration // 0: not yet, or they have changed
 	sizeTook        time.Duration
-	sizeFree        int64 // what was free then
-	blank           bool  // there were no schemas when mysqld was found or started
+	sizeFree        int64  // what was free then
+	blank           bool   // there were no schemas when mysqld was found or started
+	why             string // old data are kept
 }
 
 // forget has the files counted again.
@@ -38,10 +39,16 @@ func (r *room) forget() {
 	r.sizedAt = 0
 }
 
+func (r *room) kept(why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.why = why
+}
+
 func (r *room) fill(rep *raftfsm.Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	rep.Blank, rep.DataSize, rep.OldData, rep.DiskFree = r.blank, r.data, r.old, r.free
+	rep.Blank, rep.DataSize, rep.OldData, rep.OldWhy, rep.DiskFree = r.blank, r.data, r.old, r.why, r.free
 }
 
 // lookInside sees whether there is anything in the data, before it is told that mysqld
@@ -78,11 +85,9 @@ func (n *Node) clean(ctx context.Context, left bool) {
 		}
 	}
 	old, there := n.place.Replaced()
-	if !there || old.Keep || old.Surplus && !old.Known || ctx.Err() != nil {
-		return
-	}
 	r := n.Report()
-	if r.Mysqld != raftfsm.MysqldRunning || r.Replica == nil || !r.Replica.IORunning || old.Known && !n.holdsAll(old) {
+	n.room.kept(whyKept(old, there, &r))
+	if !there || old.Keep || ctx.Err() != nil || r.Replica == nil || !r.Replica.IORunning || !n.holdsAll(old) {
 		return
 	}
 	if err := n.place.DropOld(); err != nil {
@@ -91,6 +96,25 @@ func (n *Node) clean(ctx context.Context, left bool) {
 	}
 	n.room.forget()
 	n.log.Info("old data removed: the copy holds all of them", "dir", n.place.Old())
+}
+
+// whyKept says why old data stay, if that will not end by itself. What the present
+// primary wrote comes yet.
+func whyKept(old xtra.Replaced, there bool, r *raftfsm.Report) string {
+	position, err := gtid.Parse(old.Position)
+	switch {
+	case !there:
+		return ""
+	case !old.Known || err != nil:
+		return "what they hold could not be read"
+	case r.Mysqld != raftfsm.MysqldRunning || r.Replica == nil || !r.Replica.IORunning:
+		return ""
+	}
+	lacks := position.Minus(r.Position())
+	if lacks = lacks.Minus(lacks.Only(r.Replica.SourceUUID)); lacks.IsEmpty() {
+		return ""
+	}
+	return "they hold transactions that the copy lacks: " + lacks.String()
 }
 
 // holdsAll says that this server has executed all that replaced data held.

@@ -25,6 +25,7 @@ type Mysqld interface {
 	Status(ctx context.Context) (mysqlctl.Status, error)
 	ServerUUIDOnDisk() (string, error)
 	OfflinePosition() (gtid.Set, error)
+	OfflineReceived() (gtid.Set, error)
 	CutTail(ctx context.Context, keep gtid.Set) (mysqlctl.Cut, error)
 	ClusterID(ctx context.Context) (string, error)
 	ReplicationAccounts(ctx context.Context) ([]string, error)

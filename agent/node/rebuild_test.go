@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ha/mysqlctl"
+	"ha/mysqlctl/gtid"
 	"ha/raftfsm"
 	"ha/xtra"
 )
@@ -318,6 +319,52 @@ func TestRebuildOfBrokenDataWithoutHelp(t *testing.T) {
 			t.Errorf("%+v, data %q", r, b.data())
 		}
 	})
+}
+
+// Old data are removed once the copy is known to hold all of them, also where mysqld did
+// not run and the disk alone tells. What could not be read is kept.
+func TestOldDataOfADeadServer(t *testing.T) {
+	errant := gtid.MustParse(ownUUID + ":1-3")
+	for name, tc := range map[string]struct {
+		change func(*fakeMysqld)
+		why    string // they are kept; empty: removed
+	}{
+		"nothing of its own": {func(*fakeMysqld) {}, ""},
+		"errant":             {func(f *fakeMysqld) { f.offline = f.offline.Union(errant) }, "the copy lacks: " + errant.String()},
+		"received":           {func(f *fakeMysqld) { f.received = errant }, "the copy lacks: " + errant.String()},
+		"unreadable":         {func(f *fakeMysqld) { f.fail["OfflinePosition"] = errTest }, "could not be read"},
+		"relay unreadable":   {func(f *fakeMysqld) { f.fail["OfflineReceived"] = errTest }, "could not be read"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.oldData()
+				scratch := newFake(t)
+				b.cfg.Scratch = func(string) Mysqld { return scratch }
+				b.md.set(func(f *fakeMysqld) {
+					f.fail["Start"] = errTest
+					tc.change(f)
+				})
+				scratch.set(func(f *fakeMysqld) {
+					f.clone = func(_ context.Context, dir string) error {
+						b.md.set(func(f *fakeMysqld) { delete(f.fail, "Start") })
+						return cloneFiles(dir)
+					}
+				})
+				b.begin()
+				time.Sleep(10 * time.Second)
+				b.mustOrder(rebuild(1, 19))
+				if r := b.ended(19); !r.Done {
+					t.Fatalf("%+v", r)
+				}
+				b.mustOrder(raftfsm.Order{Token: b.next(), Op: raftfsm.OpFollow, Source: source("n2")})
+				time.Sleep(time.Minute)
+				r := b.n.Report()
+				if tc.why == "" && (len(b.leftovers()) > 0 || r.OldWhy != "") || tc.why != "" && (len(b.leftovers()) != 1 || !strings.Contains(r.OldWhy, tc.why)) {
+					t.Errorf("%v, %q", b.leftovers(), r.OldWhy)
+				}
+			})
+		})
+	}
 }
 
 // Every crash point of the swap, as the next run of an agent finds it.

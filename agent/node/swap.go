@@ -6,7 +6,7 @@ import (
 	"os"
 	"time"
 
-	"ha/mysqlctl"
+	"ha/mysqlctl/gtid"
 	"ha/raftfsm"
 	"ha/xtra"
 )
@@ -32,7 +32,7 @@ func (n *Node) swap(ctx context.Context, o raftfsm.Order) error {
 		return err
 	}
 	defer n.release()
-	old := xtra.Replaced{Keep: o.KeepOld, Surplus: o.Surplus}
+	old := xtra.Replaced{Keep: o.KeepOld}
 	if err := n.mayCopyOver(ctx, o); err != nil {
 		return err
 	}
@@ -62,11 +62,18 @@ func (n *Node) putInPlace(ctx context.Context, o raftfsm.Order, old xtra.Replace
 	if err := n.makeWay(); err != nil {
 		return err
 	}
-	if position, err := n.lastPosition(ctx); err == nil {
-		old.Position, old.Known = position.All().String(), true
-	}
+	held, err := n.lastPosition(ctx)
+	known := err == nil
 	if err := n.stopMysqld(ctx); err != nil {
 		return err
+	}
+	if !known {
+		if held, err = n.lastOnDisk(); err != nil { // then they are kept
+			n.log.Warn("what the old data hold is not known", "err", err)
+		}
+	}
+	if err == nil {
+		old.Position, old.Known = held.String(), true
 	}
 	if err := n.place.Mark(o.Lease, old); err != nil {
 		return err
@@ -79,26 +86,37 @@ func (n *Node) putInPlace(ctx context.Context, o raftfsm.Order, old xtra.Replace
 }
 
 // lastPosition is all that the data hold: nothing comes to them after it.
-func (n *Node) lastPosition(ctx context.Context) (mysqlctl.Position, error) {
-	if n.isUp() {
-		limited, cancel := context.WithTimeout(ctx, lookTimeout)
-		defer cancel()
-		return n.md.SealReplica(limited)
+func (n *Node) lastPosition(ctx context.Context) (gtid.Set, error) {
+	if !n.isUp() {
+		return gtid.Set{}, errors.New("mysqld does not run")
 	}
+	limited, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	position, err := n.md.SealReplica(limited)
+	return position.All(), err
+}
+
+// lastOnDisk is the same of a server that is down.
+func (n *Node) lastOnDisk() (gtid.Set, error) {
 	if ok, err := n.md.Initialized(); err == nil && !ok {
-		return mysqlctl.Position{}, nil
+		return gtid.Set{}, nil // there are none
 	}
-	return mysqlctl.Position{}, errors.New("mysqld does not run")
+	executed, err := n.md.OfflinePosition()
+	if err != nil {
+		return gtid.Set{}, err
+	}
+	received, err := n.md.OfflineReceived()
+	return executed.Union(received), err
 }
 
 // makeWay puts the data that an earlier copy replaced out of the way of the ones
-// that are replaced now: for good if nobody else has all of them.
+// that are replaced now: for good if they may hold what this server has not.
 func (n *Node) makeWay() error {
 	old, there := n.place.Replaced()
-	if !there || !old.Surplus && !old.Known || n.holdsAll(old) {
+	if !there || n.holdsAll(old) {
 		return nil // Swap removes them
 	}
-	n.log.Warn("data that a copy replaced hold what nobody else has: kept", "position", old.Position)
+	n.log.Warn("data that a copy replaced may hold what nobody else has: kept", "position", old.Position, "known", old.Known)
 	return n.place.KeepOld()
 }
 
