@@ -253,11 +253,14 @@ func (d *decider) donorUnfit(m Member) Refusal {
 	if errant := d.errantOf(p, n.Report); !errant.IsEmpty() {
 		return no(CodeErrant, "holds transactions that the primary lacks: "+errant.String())
 	}
+	lacks := d.s.Floor.Minus(n.Report.Executed)
 	switch c := n.Report.Replica; {
 	case c == nil || !c.IORunning || !c.SQLRunning || c.SourceUUID != d.s.PrimaryUUID:
 		return no(CodeNotFollowing, "does not replicate from the primary")
 	case c.Lag > d.s.Policy.MaxAckerLag:
 		return no(CodeBehind, fmt.Sprintf("applies %s late", c.Lag.Round(time.Second)))
+	case !lacks.IsEmpty():
+		return no(CodeBehind, "has not applied all that the primary began with: "+lacks.String())
 	}
 	return Refusal{}
 }
@@ -481,7 +484,11 @@ func (d *decider) rebuild(lease Rebuild, n *NodeView, m Member) {
 		return
 	}
 	donor, _ := d.s.Member(lease.Donor)
-	d.keep(Order{To: m.ID, Op: OpRebuild, Lease: lease.Index, Copying: lease.Copying, Source: &Source{Node: donor.ID, Host: donor.MySQLHost,
+	floor := d.s.Floor
+	if last := n.last(OpRebuild); last != nil && last.Order.Lease == lease.Index {
+		floor = last.Order.Keep // that of a later epoch may be beyond the copy
+	}
+	d.keep(Order{To: m.ID, Op: OpRebuild, Lease: lease.Index, Copying: lease.Copying, Keep: floor, Source: &Source{Node: donor.ID, Host: donor.MySQLHost,
 		Port: donor.MySQLPort, UUID: donor.ServerUUID, User: m.ReplicationUser(), Password: m.ReplicationPassword}})
 	d.failedOrder(lease, n, OpRebuild)
 }

@@ -84,7 +84,7 @@ const (
 	// that is possible.
 	OpStart Op = "start"
 	// OpRebuild copies the data of Source beside the node's own. It is answered
-	// when begun; the report tells how it goes.
+	// when begun; the report tells how it goes. A copy without Keep is taken back.
 	OpRebuild Op = "rebuild"
 	// OpSwap puts the copy made under Lease, which is ready, in the place of the
 	// node's data and starts mysqld on it. It is answered when they are swapped.

@@ -33,6 +33,8 @@ type Replaced struct {
 	// be read.
 	Position string `json:"position"`
 	Known    bool   `json:"known"`
+	// Floor is the GTID set that the copy must hold.
+	Floor string `json:"floor,omitempty"`
 	// Keep says that they are kept until the next copy, whatever they hold.
 	Keep bool `json:"keep,omitempty"`
 }

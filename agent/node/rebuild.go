@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ha/mysqlctl"
+	"ha/mysqlctl/gtid"
 	"ha/raftfsm"
 	"ha/xtra"
 )
@@ -44,6 +45,7 @@ type rebuilder struct {
 	mu      sync.Mutex
 	state   *raftfsm.RebuildReport // nil: none in this run of the agent
 	running bool
+	floor   gtid.Set // what the copy must hold
 	cancel  context.CancelCauseFunc
 	done    chan struct{}
 	swapped chan struct{} // closed when the copy is in place
@@ -58,6 +60,12 @@ func (r *rebuilder) report() *raftfsm.RebuildReport {
 	}
 	state := *r.state
 	return &state
+}
+
+func (r *rebuilder) mustHold() gtid.Set {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.floor
 }
 
 func (r *rebuilder) change(f func(*raftfsm.RebuildReport)) {
@@ -122,6 +130,7 @@ func (n *Node) beginRebuild(o raftfsm.Order) error {
 	done := make(chan struct{})
 	n.copy.mu.Lock()
 	n.copy.state = &raftfsm.RebuildReport{Index: o.Lease, Phase: phasePrepare}
+	n.copy.floor = o.Keep
 	n.copy.running, n.copy.cancel, n.copy.done, n.copy.swapped = true, cancel, done, make(chan struct{})
 	n.copy.mu.Unlock()
 	go func() {
@@ -200,8 +209,12 @@ func (n *Node) discard() error {
 // tryRebuild makes the copy and waits for the order that puts it in place.
 func (n *Node) tryRebuild(ctx context.Context, o raftfsm.Order) error {
 	if n.place.Lease() == o.Lease { // an agent before this one had it put in place
-		n.phase(phaseStart)
-		return n.ensureUp(ctx)
+		old, _ := n.place.Replaced()
+		floor, err := gtid.Parse(old.Floor)
+		if err != nil {
+			return err
+		}
+		return n.startCopy(ctx, o, floor)
 	}
 	if err := n.place.Prepare(); err != nil {
 		return err
@@ -225,11 +238,7 @@ func (n *Node) tryRebuild(ctx context.Context, o raftfsm.Order) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	n.phase(phaseStart)
-	if err := n.ensureUp(ctx); err != nil && ctx.Err() == nil {
-		return errors.Join(fmt.Errorf("mysqld does not start on the copy: %w", err), n.putBack(o))
-	}
-	return ctx.Err()
+	return n.startCopy(ctx, o, o.Keep)
 }
 
 // cloner gives what copies: the node's own mysqld, or if that does not start, or

@@ -321,6 +321,60 @@ func TestRebuildOfBrokenDataWithoutHelp(t *testing.T) {
 	})
 }
 
+// A copy that lacks what its donor had, or that mysqld does not start on, is taken back;
+// also by an agent that was started after it was put in place.
+func TestCopyIsTakenBack(t *testing.T) {
+	good, more := gtid.MustParse(otherUUID+":1-10"), gtid.MustParse(otherUUID+":1-11")
+	for name, tc := range map[string]struct {
+		floor            gtid.Set
+		refuses, restart bool
+		err              string
+	}{
+		"good":                   {good, false, false, ""},
+		"good, restart":          {good, false, true, ""},
+		"lacks some":             {more, false, false, "the copy lacks " + otherUUID + ":11"},
+		"lacks some, restart":    {more, false, true, "the copy lacks " + otherUUID + ":11"},
+		"does not open":          {good, true, false, "does not start on the copy"},
+		"does not open, restart": {good, true, true, "does not start on the copy"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.oldData()
+				b.up()
+				b.md.set(func(f *fakeMysqld) {
+					f.startFor = 20 * time.Second
+					f.clone = func(_ context.Context, dir string) error {
+						if tc.refuses {
+							b.md.set(func(f *fakeMysqld) { f.fail["Start"] = errTest })
+						}
+						return cloneFiles(dir)
+					}
+				})
+				o := rebuild(1, 19)
+				o.Keep = tc.floor
+				b.mustOrder(o)
+				if tc.restart {
+					b.within(time.Minute, "copied", func() bool {
+						r := b.co.last().Rebuild
+						return r != nil && r.Phase == raftfsm.CopyReady
+					})
+					b.mustOrder(raftfsm.Order{Token: b.next(), Op: raftfsm.OpSwap, Lease: 19})
+					b.end()
+					b.md.crash()
+					b.begin()
+					again := rebuild(1, 19)
+					again.Token, again.Keep = b.next(), more // of a later epoch
+					b.mustOrder(again)
+				}
+				r := b.ended(19)
+				if tc.err == "" && (!r.Done || b.data() != "new") || tc.err != "" && (!strings.Contains(r.Err, tc.err) || b.data() != "old" || len(b.leftovers()) > 0) {
+					t.Errorf("%+v, data %q, beside them %v", r, b.data(), b.leftovers())
+				}
+			})
+		})
+	}
+}
+
 // Old data are removed once the copy is known to hold all of them, also where mysqld did
 // not run and the disk alone tells. What could not be read is kept.
 func TestOldDataOfADeadServer(t *testing.T) {

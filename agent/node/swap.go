@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -15,11 +16,14 @@ import (
 // killed then. Its data are kept beside the new ones either way.
 const stopTimeout = 20 * time.Second
 
+// judgeTimeout bounds the first question to mysqld on a copy.
+const judgeTimeout = 10 * time.Second
+
 // swap stops mysqld and puts the copy in place of its data. It is an order of its
 // own: a copy whose lease has ended meanwhile is put in place of nothing, as a
 // newer order has come then. What forbade the rebuild at its start forbids it here.
 func (n *Node) swap(ctx context.Context, o raftfsm.Order) error {
-	now := n.copy.report()
+	now, floor := n.copy.report(), n.copy.mustHold()
 	switch {
 	case now == nil || now.Index != o.Lease:
 		return refuse(raftfsm.CodeBusy, "there is no copy under lease %d yet", o.Lease)
@@ -32,7 +36,7 @@ func (n *Node) swap(ctx context.Context, o raftfsm.Order) error {
 		return err
 	}
 	defer n.release()
-	old := xtra.Replaced{Keep: o.KeepOld}
+	old := xtra.Replaced{Keep: o.KeepOld, Floor: floor.String()}
 	if err := n.mayCopyOver(ctx, o); err != nil {
 		return err
 	}
@@ -120,7 +124,40 @@ func (n *Node) makeWay() error {
 	return n.place.KeepOld()
 }
 
-// putBack undoes a swap: mysqld does not start on the copy.
+// startCopy has mysqld started on the copy that is in place, and the old data put back
+// where it does not start or lacks what the copy must hold.
+func (n *Node) startCopy(ctx context.Context, o raftfsm.Order, floor gtid.Set) error {
+	n.phase(phaseStart)
+	err := n.ensureUp(ctx)
+	if err != nil {
+		err = fmt.Errorf("mysqld does not start on the copy: %w", err)
+	} else {
+		err = n.judge(ctx, floor)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		err = errors.Join(err, n.putBack(o))
+	}
+	return err
+}
+
+// judge says what the running copy lacks.
+func (n *Node) judge(ctx context.Context, floor gtid.Set) error {
+	limited, cancel := context.WithTimeout(ctx, judgeTimeout)
+	defer cancel()
+	position, err := n.md.Position(limited)
+	if err != nil {
+		return fmt.Errorf("read the position of the copy: %w", err)
+	}
+	if lacks := floor.Minus(position.Executed); !lacks.IsEmpty() {
+		return fmt.Errorf("the copy lacks %s, which its donor had when it began", lacks)
+	}
+	return nil
+}
+
+// putBack undoes a swap: the copy is no good.
 func (n *Node) putBack(o raftfsm.Order) error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout+killTimeout)
 	defer cancel()
@@ -134,7 +171,7 @@ func (n *Node) putBack(o raftfsm.Order) error {
 	if err := n.kill(ctx); err != nil {
 		return err
 	}
-	n.log.Warn("mysqld does not start on the copy: the old data are put back")
+	n.log.Warn("the copy is no good: the old data are put back")
 	err := n.place.Undo()
 	n.obs.forget()
 	if errors.Is(err, os.ErrNotExist) {
