@@ -147,6 +147,7 @@ func TestStatus(t *testing.T) {
 			in.State.Ackers = in.State.Ackers[:1]
 		}, api.HealthOK, []string{IssueNotAcking}},
 		{"old data kept", func(in *StatusInput) { in.Reports["a3"].Report.OldWhy = "what they hold could not be read" }, api.HealthOK, []string{IssueOldData}},
+		{"old data on a full disk", func(in *StatusInput) { in.Reports["a3"].Report.OldData, in.Reports["a3"].Report.DiskFree = 1<<20, 1 }, api.HealthOK, []string{IssueOldData}},
 		{"replica rebuilt", func(in *StatusInput) {
 			in.State.Ackers = in.State.Ackers[:1]
 			in.State.Rebuilds = []raftfsm.Rebuild{{Recipient: "a3", Donor: "a2", Why: "errant"}}

@@ -245,7 +245,7 @@ type Report struct {
 	// of a new server.
 	Blank bool `json:"blank,omitempty"`
 	// DataSize is what a copy of the data takes, DiskFree the room beside them, in
-	// bytes; 0: not known. OldData is what kept data of earlier copies take, OldWhy
+	// bytes; 0: not known, 1: none. OldData is what kept data of earlier copies take, OldWhy
 	// why the last of them are not removed, if it is not for the policy.
 	DataSize int64  `json:"data_size,omitempty"`
 	DiskFree int64  `json:"disk_free,omitempty"`

@@ -141,11 +141,20 @@ func (n *Node) measure() {
 	}
 	n.room.mu.Lock()
 	defer n.room.mu.Unlock()
-	if err == nil && (free-n.room.free > n.room.free/50 || n.room.free-free > n.room.free/50) {
-		n.room.free = free // what is noticeable
+	if err == nil {
+		n.room.sawFree(free)
 	}
 	if due {
 		n.room.data, n.room.old, n.room.sizedAt, n.room.sizeTook, n.room.sizeFree = data, old, now, took, free
+	}
+}
+
+// sawFree notes what is free, if the difference is noticeable. None at all is a byte in
+// a report: 0 is not known there.
+func (r *room) sawFree(free int64) {
+	free = max(free, 1)
+	if free-r.free > r.free/50 || r.free-free > r.free/50 {
+		r.free = free
 	}
 }
 

@@ -1,8 +1,11 @@
 package node
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
+
+	"ha/raftfsm"
 )
 
 // Files are counted when the free room says that they have changed, and never for more
@@ -28,5 +31,26 @@ func TestRoomDue(t *testing.T) {
 	}
 	if !(&room{}).due(time.Second, free) {
 		t.Error("never counted, and not due")
+	}
+}
+
+// A disk without any room is not one of which nothing is known.
+func TestRoomOfAFullDisk(t *testing.T) {
+	for _, before := range []int64{0, 10 << 30} {
+		r := room{free: before}
+		r.sawFree(0)
+		var sent, got raftfsm.Report
+		r.fill(&sent)
+		text, err := json.Marshal(sent)
+		if err == nil {
+			err = json.Unmarshal(text, &got)
+		}
+		if err != nil || got.DiskFree == 0 || got.DiskFree > 1<<10 {
+			t.Errorf("after %d: %d, %v", before, got.DiskFree, err)
+		}
+	}
+	r := room{free: 10 << 30}
+	if r.sawFree(10<<30 - 1); r.free != 10<<30 {
+		t.Error("a byte is reported")
 	}
 }
