@@ -65,6 +65,8 @@ type Agent struct {
 	copier  atomic.Pointer[engine.Donor] // likewise
 	// engines are the tools of this host; nil: not known yet.
 	engines atomic.Pointer[[]raftfsm.EngineReport]
+	// outsideData is the option by which data lie outside of their directory.
+	outsideData atomic.Pointer[string]
 	// archive is nil where no binary logs are archived, or not yet.
 	archive atomic.Pointer[archive.Archive]
 	purger  atomic.Pointer[purge.Purger] // nil: no mysqld, or not yet

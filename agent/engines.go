@@ -51,6 +51,13 @@ func (a *Agent) serverVersion() string {
 // start says no version, and is what copies are for most: its binary is asked then.
 func (a *Agent) keepEngines(ctx context.Context) {
 	for err := error(nil); err == nil; err = pause(ctx, enginesEvery) {
+		limited, cancel := context.WithTimeout(ctx, installedBound)
+		outside, err := mysqlctl.Outside(limited, a.cfg.mysqld(0, ""))
+		cancel()
+		if err != nil { // then mysqld does not start either
+			a.log.Debug("options of mysqld not known", "err", err)
+		}
+		a.outsideData.Store(&outside)
 		version := a.serverVersion()
 		if version == "" {
 			limited, cancel := context.WithTimeout(ctx, installedBound)
@@ -72,6 +79,12 @@ func (a *Agent) hookEngines(c *node.Config) {
 			return *all
 		}
 		return nil
+	}
+	c.NoCopy = func() string {
+		if option := a.outsideData.Load(); option != nil && *option != "" {
+			return "files of its data are not in its data directory (" + *option + "), and would not be replaced with it"
+		}
+		return ""
 	}
 	c.Stream = a.streamCopy
 }

@@ -31,10 +31,10 @@ func TestEnginesOfAHost(t *testing.T) {
 		}
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	a := &Agent{cfg: Config{MySQL: MySQLConfig{Mysqld: filepath.Join(dir, "mysqld")}}}
+	a := &Agent{cfg: Config{MySQL: MySQLConfig{Mysqld: filepath.Join(dir, "mysqld"), DataDir: dir, Options: []string{"--innodb-undo-directory=/elsewhere"}}}}
 	var c node.Config
 	a.hookEngines(&c)
-	if got := c.Engines(); got != nil {
+	if got := c.Engines(); got != nil || c.NoCopy() != "" {
 		t.Errorf("before anybody has looked: %+v", got)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -45,6 +45,9 @@ func TestEnginesOfAHost(t *testing.T) {
 	}
 	cancel()
 	<-done
+	if no := c.NoCopy(); !strings.Contains(no, "innodb_undo_directory=/elsewhere") {
+		t.Errorf("undo logs elsewhere: %q", no)
+	}
 	got := c.Engines()
 	if len(got) != 2 || got[0] != (raftfsm.EngineReport{Engine: raftfsm.EngineXtraBackup}) ||
 		got[1].Engine != raftfsm.EngineMariaDBBackup || !strings.Contains(got[1].No, "copies MariaDB, and the server is MySQL 9.7.4") {

@@ -58,7 +58,7 @@ func (a *Agent) scratchConfig(dir, password string) mysqlctl.Config {
 	c := a.mysqldConfig(password)
 	c.DataDir, c.Host, c.Port = dir, "", 0
 	c.Socket, c.PidFile = c.Socket+".scratch", c.PidFile+".scratch"
-	c.Options = append(slices.Clone(c.Options), "--skip-networking")
+	c.Options = slices.Concat(c.Options, mysqlctl.InsideOptions(dir), []string{"--skip-networking"})
 	return c
 }
 

@@ -207,6 +207,8 @@ func refusal(no raftfsm.Refusal) error {
 		return e.WithHint("`ha status` says how the nodes are; a primary that is gone is replaced by `ha failover`")
 	case raftfsm.CodeNoEngine:
 		return e.WithHint("install the tool on both hosts, or copy with --engine clone")
+	case raftfsm.CodePlace:
+		return e.WithHint("let mysql.data_dir be a directory of its own with all of the data in it")
 	case raftfsm.CodeDonorBusy:
 		e.Code = api.ExitBusy
 		return e.WithHint("`ha rebuild status` tells of the copies that are made")

@@ -37,6 +37,8 @@ type Status struct {
 	DumpThreads []DumpThread  `json:"dump_threads,omitempty"`
 	Problems    []Problem     `json:"problems,omitempty"`
 	Uptime      time.Duration `json:"uptime"` // whole seconds
+	// NoClone: it could give and make copies by CLONE, but the plugin is not active.
+	NoClone bool `json:"no_clone,omitempty"`
 }
 
 // ReplicaStatus is the state of replication, where a channel is set up. With
@@ -115,6 +117,7 @@ func (s *Server) Status(ctx context.Context) (Status, error) {
 	info := s.info
 	s.mu.Unlock()
 	st.ServerUUID, st.Version = info.uuid, info.version
+	st.NoClone = info.dialect.hasClone() && !info.hasClone
 	globals := make(map[string]string)
 	for _, row := range sets["global"] {
 		globals[strings.ToLower(row["name"])] = row["value"]

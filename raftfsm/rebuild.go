@@ -22,6 +22,7 @@ const (
 	CodeVersion   = "HA-VERSION"    // the versions of donor and recipient do not go together
 	CodeLeaving   = "HA-LEAVING"    // it is to be forgotten
 	CodeNoEngine  = "HA-NO-ENGINE"  // a host lacks the tool, or the tool does not know the server
+	CodePlace     = "HA-PLACE"      // no copy can be put in the place of the data
 )
 
 // copySpare is room that a copy leaves free, in bytes.
@@ -47,7 +48,7 @@ func PlanRebuild(s *State, v *View, w Wish) (Wish, []DonorChoice, Refusal) {
 	}
 	w.Engine = EngineClone
 	plan, lines, no := planRebuild(s, v, w)
-	if no.Code != CodeVersion && no.Code != CodeNoCandidate {
+	if no.Code != CodeVersion && no.Code != CodeNoEngine && no.Code != CodeNoCandidate {
 		return plan, lines, no
 	}
 	for _, e := range Engines[1:] {
@@ -56,7 +57,7 @@ func PlanRebuild(s *State, v *View, w Wish) (Wish, []DonorChoice, Refusal) {
 		if why.Code == "" {
 			return other, otherLines, why
 		}
-		if no.Code == CodeVersion { // it is CLONE that is to blame
+		if no.Code != CodeNoCandidate { // it is CLONE that is to blame
 			no.Text += "; " + why.Text
 		}
 	}
@@ -147,7 +148,7 @@ func (d *decider) mayBeRebuilt(w Wish) Refusal {
 	case acker && d.attachedBut(m.ID) < d.s.K:
 		return no(CodeNeeded, "is needed: without it commits would wait for acknowledgements that nobody gives. Add a node, or ask for fewer (ha config set acks="+strconv.Itoa(d.s.K-1)+")")
 	}
-	if no := lacks(m, n.Report, w.Engine); no.Code != "" {
+	if no := unfitPlace(m, n.Report, w.Engine); no.Code != "" {
 		return no
 	}
 	if w.InPlace {
@@ -271,6 +272,9 @@ func (d *decider) donorUnsuited(rec, m Member, w Wish) Refusal {
 	if to == nil {
 		return Refusal{}
 	}
+	if no := unfitPlace(rec, to, w.Engine); no.Code != "" {
+		return no
+	}
 	if no := lacks(m, from, w.Engine); no.Code != "" {
 		return no
 	}
@@ -295,16 +299,25 @@ func (d *decider) donorUnsuited(rec, m Member, w Wish) Refusal {
 	return Refusal{}
 }
 
+// unfitPlace says why a recipient cannot take a copy by an engine.
+func unfitPlace(m Member, r *Report, e Engine) Refusal {
+	if r.NoCopy != "" {
+		return Refusal{CodePlace, "no copy can be put in the place of the data of " + m.Name + ": " + r.NoCopy}
+	}
+	return lacks(m, r, e)
+}
+
 // lacks says why a host cannot copy with an engine.
 func lacks(m Member, r *Report, e Engine) Refusal {
-	if !e.Streams() {
-		return Refusal{}
-	}
 	why := "its agent has not said that it can"
+	if !e.Streams() {
+		e, why = EngineClone, ""
+	}
 	if i := slices.IndexFunc(r.Engines, func(have EngineReport) bool { return have.Engine == e }); i >= 0 {
-		if why = r.Engines[i].No; why == "" {
-			return Refusal{}
-		}
+		why = r.Engines[i].No
+	}
+	if why == "" {
+		return Refusal{}
 	}
 	return Refusal{CodeNoEngine, fmt.Sprintf("%s cannot copy with %s: %s", m.Name, e, why)}
 }

@@ -51,6 +51,8 @@ func TestEmptyMemberIsFilled(t *testing.T) {
 		"it has received something":     {func(_ *State, v *View) { v.Nodes[2].Report.Received = v.Nodes[0].Report.Executed }, "", false},
 		"of another cluster":            {func(_ *State, v *View) { v.Nodes[2].Report.ClusterOnDisk = "y" }, "", false},
 		"no account yet":                {func(_ *State, v *View) { v.Nodes[0].Report.Accounts = nil }, "", true},
+		"no place for a copy":           {func(_ *State, v *View) { v.Nodes[2].Report.NoCopy = "a mount point" }, "", false},
+		"no plugin":                     {func(_ *State, v *View) { v.Nodes[2].Report.Engines = []EngineReport{{Engine: EngineClone, No: "x"}} }, "", false},
 		"no room":                       {func(_ *State, v *View) { v.Nodes[2].Report.DiskFree = 1 << 30 }, "", false},
 		"another series":                {func(_ *State, v *View) { v.Nodes[2].Report.Version = "8.4.3" }, "", false},
 		"copies failed":                 {func(s *State, _ *View) { s.change("c", func(m *Member) { m.RebuildsFailed = maxRebuilds }) }, "", false},
@@ -116,6 +118,8 @@ func TestEngineOfARebuild(t *testing.T) {
 		"CLONE":                    {EngineClone, none, none, none, "b", "", "", ""},
 		"no such":                  {"tar", can, can, can, "", CodeNoEngine, "there is no engine tar", ""},
 		"by CLONE, another series": {EngineClone, can, can, can, "", CodeVersion, "CLONE needs the same series", "8.4.3"},
+		"no plugin":                {EngineClone, []EngineReport{{Engine: EngineClone, No: "no plugin"}}, can, can, "", CodeNoEngine, "c cannot copy with clone: no plugin", ""},
+		"one without a plugin":     {EngineClone, can, can, []EngineReport{{Engine: EngineClone, No: "no plugin"}}, "a", "", "", ""},
 		"another series":           {tool, can, can, can, "", CodeVersion, "of another series cannot be prepared", "8.4.3"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -158,11 +162,19 @@ func TestEngineIsChosen(t *testing.T) {
 		code   string
 		texts  []string
 	}{
-		"CLONE":                        {func(_ *State, v *View) { all(v) }, EngineClone, "b", "", nil},
-		"CLONE without tools":          {func(*State, *View) {}, EngineClone, "b", "", nil},
-		"the tool, to a newer patch":   {func(_ *State, v *View) { all(v); old(v, "8.0.30", "8.0.30", "8.0.36") }, EngineXtraBackup, "b", "", nil},
-		"not to an older one":          {func(_ *State, v *View) { all(v); old(v, "8.0.30", "8.0.30", "8.0.28") }, "", "", CodeVersion, []string{"before 8.0.37 CLONE", "data of a newer one", "c cannot copy with mariadb-backup"}},
-		"CLONE from another":           {func(_ *State, v *View) { all(v); old(v, "8.0.36", "8.0.30", "8.0.36") }, EngineClone, "a", "", nil},
+		"CLONE":                      {func(_ *State, v *View) { all(v) }, EngineClone, "b", "", nil},
+		"CLONE without tools":        {func(*State, *View) {}, EngineClone, "b", "", nil},
+		"the tool, to a newer patch": {func(_ *State, v *View) { all(v); old(v, "8.0.30", "8.0.30", "8.0.36") }, EngineXtraBackup, "b", "", nil},
+		"not to an older one":        {func(_ *State, v *View) { all(v); old(v, "8.0.30", "8.0.30", "8.0.28") }, "", "", CodeVersion, []string{"before 8.0.37 CLONE", "data of a newer one", "c cannot copy with mariadb-backup"}},
+		"CLONE from another":         {func(_ *State, v *View) { all(v); old(v, "8.0.36", "8.0.30", "8.0.36") }, EngineClone, "a", "", nil},
+		"the tool, without a plugin": {func(_ *State, v *View) {
+			all(v)
+			v.Nodes[2].Report.Engines = append([]EngineReport{{Engine: EngineClone, No: "no plugin"}}, can...)
+		}, EngineXtraBackup, "b", "", nil},
+		"no plugin, no tool": {func(_ *State, v *View) {
+			v.Nodes[2].Report.Engines = []EngineReport{{Engine: EngineClone, No: "no plugin"}}
+		}, "", "", CodeNoEngine, []string{"c cannot copy with clone: no plugin", "c cannot copy with xtrabackup"}},
+		"a mount point":                {func(_ *State, v *View) { all(v); v.Nodes[2].Report.NoCopy = "a mount point" }, "", "", CodePlace, []string{"data of c: a mount point"}},
 		"older, where servers can":     {func(_ *State, v *View) { all(v); old(v, "8.0.40", "8.0.40", "8.0.39") }, EngineClone, "b", "", nil},
 		"no tool":                      {func(_ *State, v *View) { old(v, "8.0.30", "8.0.30", "8.0.36") }, "", "", CodeVersion, []string{"CLONE needs equal", "c cannot copy with xtrabackup: its agent"}},
 		"another series":               {func(_ *State, v *View) { all(v); old(v, "8.4.6", "8.4.6") }, "", "", CodeVersion, []string{"CLONE needs the same series", "cannot be prepared"}},

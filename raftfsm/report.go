@@ -251,7 +251,10 @@ type Report struct {
 	DiskFree int64  `json:"disk_free,omitempty"`
 	OldData  int64  `json:"old_data,omitempty"`
 	OldWhy   string `json:"old_why,omitempty"`
-	// Engines are the tools that the agent knows, and why they cannot be used here.
+	// NoCopy says why no copy can be put in the place of the data here.
+	NoCopy string `json:"no_copy,omitempty"`
+	// Engines are the tools that the agent knows, and why they cannot be used here. CLONE
+	// is among them only where it cannot.
 	Engines []EngineReport `json:"engines,omitempty"`
 
 	// VIPs are the virtual IPs that the node is configured with.

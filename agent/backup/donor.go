@@ -65,14 +65,14 @@ func (d *Donor) throwaway() *mysqlctl.Server {
 func Private(c mysqlctl.Config, data, log, suffix string, to *slog.Logger, more ...string) *mysqlctl.Server {
 	c.DataDir, c.LogBin, c.Host, c.Port = data, "", "", 0
 	c.Socket, c.PidFile, c.LogFile = c.Socket+suffix, c.PidFile+suffix, log
-	c.Options = slices.Concat(c.Options, throwawayOptions, more)
+	c.Options = slices.Concat(c.Options, throwawayOptions, mysqlctl.InsideOptions(data), more)
 	c.DieWithParent = true
 	return mysqlctl.New(c, to)
 }
 
 // throwawayOptions keep it to itself, and small.
 var throwawayOptions = []string{
-	"--skip-networking", "--relay-log=relay-bin", "--relay-log-index=relay-bin.index", "--innodb-buffer-pool-size=134217728",
+	"--skip-networking", "--innodb-buffer-pool-size=134217728",
 }
 
 // Tidy ends and removes what an earlier run of the agent left. Until it returns no

@@ -52,6 +52,7 @@ type fakeMysqld struct {
 	hang     map[string]bool
 	fail     map[string]error
 	after    map[string]func(*fakeMysqld) // what else happens by the time a method returns
+	noClone  bool
 	startFor time.Duration
 	lookFor  time.Duration // what a Status takes
 	clone    func(ctx context.Context, dir string) error
@@ -268,7 +269,7 @@ func (f *fakeMysqld) Status(ctx context.Context) (mysqlctl.Status, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	st := mysqlctl.Status{ServerUUID: f.uuid, Version: "9.7.4", ReadOnly: f.superRO, SuperReadOnly: f.superRO,
+	st := mysqlctl.Status{ServerUUID: f.uuid, Version: "9.7.4", NoClone: f.noClone, ReadOnly: f.superRO, SuperReadOnly: f.superRO,
 		Executed: f.executed, Received: f.received, ReplicaAck: f.io && f.ack, ReplicaAckWanted: f.ack, Waiting: f.waiting, WaitingFor: f.waitFor}
 	st.Source = mysqlctl.SourceStatus{Plugin: true, Enabled: f.k > 0, On: f.k > 0, WaitForCount: f.k, YesTx: f.yes, NoTx: f.no}
 	for _, uuid := range f.attached {

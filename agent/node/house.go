@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -30,6 +32,7 @@ type room struct {
 	sizeFree        int64  // what was free then
 	blank           bool   // there were no schemas when mysqld was found or started
 	why             string // old data are kept
+	no              string // copy can be put in place
 }
 
 // forget has the files counted again.
@@ -45,10 +48,16 @@ func (r *room) kept(why string) {
 	r.why = why
 }
 
+func (r *room) place(no string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.no = no
+}
+
 func (r *room) fill(rep *raftfsm.Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	rep.Blank, rep.DataSize, rep.OldData, rep.OldWhy, rep.DiskFree = r.blank, r.data, r.old, r.why, r.free
+	rep.NoCopy, rep.Blank, rep.DataSize, rep.OldData, rep.OldWhy, rep.DiskFree = r.no, r.blank, r.data, r.old, r.why, r.free
 }
 
 // lookInside sees whether there is anything in the data, before it is told that mysqld
@@ -71,6 +80,7 @@ func (n *Node) keepHouse(ctx context.Context) error {
 			n.copy.dirs.Unlock()
 		}
 		n.measure()
+		n.room.place(n.noCopy())
 		if !sleep(ctx, houseEvery) {
 			return ctx.Err()
 		}
@@ -125,6 +135,17 @@ func (n *Node) holdsAll(old xtra.Replaced) bool {
 	}
 	r := n.Report()
 	return r.Mysqld == raftfsm.MysqldRunning && r.Executed.Contains(position)
+}
+
+// noCopy says why no copy could be put in the place of the data: before one is made.
+func (n *Node) noCopy() string {
+	if err := n.place.Check(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err.Error()
+	}
+	if n.cfg.NoCopy != nil {
+		return n.cfg.NoCopy()
+	}
+	return ""
 }
 
 func (n *Node) measure() {

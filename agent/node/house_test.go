@@ -2,6 +2,8 @@ package node
 
 import (
 	"encoding/json"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,5 +54,44 @@ func TestRoomOfAFullDisk(t *testing.T) {
 	r := room{free: 10 << 30}
 	if r.sawFree(10<<30 - 1); r.free != 10<<30 {
 		t.Error("a byte is reported")
+	}
+}
+
+// What forbids to put a copy in place, or to make one, is reported before it is tried.
+func TestNoCopyIsReported(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(b *bench)
+		no     string
+		engine bool // CLONE cannot
+	}{
+		"none":     {func(*bench) {}, "", false},
+		"a link":   {func(b *bench) { b.link() }, "is no directory of its own", false},
+		"outside":  {func(b *bench) { b.cfg.NoCopy = func() string { return "undo logs elsewhere" } }, "undo logs elsewhere", false},
+		"no CLONE": {func(b *bench) { b.md.set(func(f *fakeMysqld) { f.noClone = true }) }, "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.oldData()
+				tc.change(b)
+				b.up()
+				time.Sleep(2 * houseEvery)
+				r := b.co.last()
+				if !strings.Contains(r.NoCopy, tc.no) || tc.no == "" && r.NoCopy != "" || tc.engine != (len(r.Engines) == 1 && r.Engines[0].Engine == raftfsm.EngineClone && r.Engines[0].No != "") {
+					t.Errorf("%q, %+v", r.NoCopy, r.Engines)
+				}
+			})
+		})
+	}
+}
+
+// link moves the data away and leaves a symbolic link to them.
+func (b *bench) link() {
+	b.t.Helper()
+	err := os.Rename(b.md.dir, b.md.dir+"-real")
+	if err == nil {
+		err = os.Symlink(b.md.dir+"-real", b.md.dir)
+	}
+	if err != nil {
+		b.t.Fatal(err)
 	}
 }

@@ -66,6 +66,9 @@ type Config struct {
 	// nothing more comes from the donor. nil: only CLONE makes copies.
 	Engines func() []raftfsm.EngineReport
 	Stream  func(ctx context.Context, o raftfsm.Order, dir string, progress func(mysqlctl.CloneProgress)) error
+	// NoCopy, if set, says why no copy can be put in the place of the data, beyond what
+	// the node sees by itself; "": it can.
+	NoCopy func() string
 	// StartTimeout bounds a start of mysqld, crash recovery included. Default
 	// 10 minutes.
 	StartTimeout time.Duration

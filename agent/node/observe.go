@@ -350,6 +350,9 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 	}
 	if o.seen {
 		fill(&r, &o.status)
+		if o.status.NoClone && r.Mysqld == raftfsm.MysqldRunning {
+			r.Engines = append(slices.Clip(r.Engines), raftfsm.EngineReport{Engine: raftfsm.EngineClone, No: "its clone plugin is not active"})
+		}
 		r.WaitingFor = min(r.WaitingFor, now-max(o.ackedAt, o.resumed))
 		if let := o.status.Source.NoTx - o.noTx; o.noTx >= 0 && let > 0 && r.SourceOn {
 			r.Unacked = uint64(let)
