@@ -36,7 +36,9 @@ func TestRebuildRefused(t *testing.T) {
 				one.DataSize, one.DiskFree = big, big/2
 			}
 		}, api.AskRebuild{Node: "b"}, api.ExitRefused, raftfsm.CodeNoSpace, "make room, or have its old data removed first"},
-		"a full disk": {all, func(r map[raftfsm.NodeID]*raftfsm.Report) { r["a"].DataSize, r["c"].DataSize, r["b"].DiskFree = big, big, 1 },
+		"a full disk": {all, func(r map[raftfsm.NodeID]*raftfsm.Report) {
+			r["a"].DataSize, r["c"].DataSize, r["b"].DiskFree = big, big, 1
+		},
 			api.AskRebuild{Node: "b"}, api.ExitRefused, raftfsm.CodeNoSpace, "b has 0 MB free"},
 		"another series": {all, func(r map[raftfsm.NodeID]*raftfsm.Report) { r["b"].Version = "8.4.6" },
 			api.AskRebuild{Node: "b"}, api.ExitRefused, raftfsm.CodeVersion, "CLONE needs the same series"},
