@@ -3,6 +3,8 @@ package xtra
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,8 +28,12 @@ const (
 	Partial      = ".partial"
 )
 
-// manifestFormat is the version of what is written here.
-const manifestFormat = 1
+// manifestFormat is the version of what is written here. In the first one a manifest had
+// no sum of itself; those are taken as they are.
+const (
+	manifestFormat = 2
+	withoutSum     = 1
+)
 
 // Manifest says what a backup holds. Fields are only ever added.
 type Manifest struct {
@@ -44,6 +50,8 @@ type Manifest struct {
 	// Options are what a mysqld must be told to start on the data.
 	Options []string `json:"options"`
 	Bytes   int64    `json:"bytes"`
+	// Sum is the SHA-256 of the manifest with an empty Sum.
+	Sum string `json:"manifest_sha256"`
 	Tree
 }
 
@@ -55,9 +63,14 @@ func BackupName(t time.Time, cluster string) string {
 
 // WriteManifest makes a directory a backup. All else in it must be durable.
 func WriteManifest(dir string, m Manifest) error {
-	m.Format = manifestFormat
+	m.Format, m.Sum = manifestFormat, ""
 	text, err := json.MarshalIndent(m, "", " ")
 	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(text)
+	m.Sum = hex.EncodeToString(sum[:])
+	if text, err = json.MarshalIndent(m, "", " "); err != nil {
 		return err
 	}
 	name := filepath.Join(dir, ManifestFile)
@@ -85,8 +98,13 @@ func ReadManifest(dir string) (Manifest, error) {
 	if err := json.Unmarshal(text, &m); err != nil {
 		return m, fmt.Errorf("%s: %w", ManifestFile, err)
 	}
-	if m.Format != manifestFormat {
+	if m.Format != manifestFormat && m.Format != withoutSum {
 		return m, fmt.Errorf("%s has format %d, and this ha knows %d", ManifestFile, m.Format, manifestFormat)
+	}
+	// Of the text itself: it may have fields of a later version.
+	sum := sha256.Sum256(bytes.Replace(bytes.TrimSuffix(text, []byte("\n")), []byte(m.Sum), nil, 1))
+	if (m.Format != withoutSum || m.Sum != "") && m.Sum != hex.EncodeToString(sum[:]) {
+		return m, fmt.Errorf("%s %w: its own sum does not fit", ManifestFile, ErrDiffers)
 	}
 	for _, path := range slices.Concat(m.Dirs, paths(m.Files)) {
 		if !filepath.IsLocal(filepath.FromSlash(path)) {

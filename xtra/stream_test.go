@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -150,6 +151,49 @@ func TestVerifyBackupNamesWhatDiffers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Whatever bit of a manifest is flipped, it is no manifest any more. One of the first
+// format, without a sum, is taken as it is.
+func TestManifestHasASum(t *testing.T) {
+	dir := t.TempDir()
+	set := gtid.MustParse("3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5")
+	if err := WriteManifest(dir, Manifest{Name: "one", Executed: set, Options: []string{"--lower-case-table-names=1"}}); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, ManifestFile)
+	good, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(text []byte) (Manifest, error) {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return ReadManifest(dir)
+	}
+	if m, err := read(good); err != nil || !m.Executed.Equal(set) {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	for i := range good {
+		for _, bit := range []byte{1, 32} {
+			bad := bytes.Clone(good)
+			bad[i] ^= bit
+			if _, err := read(bad); err == nil {
+				t.Errorf("bit %d of byte %d is flipped: %q", bit, i, bad[max(0, i-20):min(i+20, len(bad))])
+			}
+		}
+	}
+	if _, err := read(bytes.Replace(good, []byte(":1-5"), []byte(":1-7"), 1)); !errors.Is(err, ErrDiffers) {
+		t.Errorf("another GTID set: %v", err)
+	}
+	old := regexp.MustCompile(`(?m)^ "manifest_sha256".*\n`).ReplaceAll(good, nil)
+	if _, err := read(old); !errors.Is(err, ErrDiffers) {
+		t.Errorf("without its sum: %v", err)
+	}
+	if m, err := read(bytes.Replace(old, []byte(`"format": 2`), []byte(`"format": 1`), 1)); err != nil || !m.Executed.Equal(set) {
+		t.Errorf("of the first format: %+v, %v", m, err)
 	}
 }
 
