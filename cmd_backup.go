@@ -47,7 +47,7 @@ func backupCommand() *cli.Command {
 				Action:      verifyBackup,
 			},
 			{
-				Name: "delete", Usage: "delete all but the newest whole backups", ArgsUsage: "DIR",
+				Name: "delete", Usage: "delete all but the newest whole backups of each cluster", ArgsUsage: "DIR",
 				Description: "What interrupted backups left is deleted too. Broken ones are not.",
 				Flags:       []cli.Flag{&cli.IntFlag{Name: "keep", Usage: "`NUMBER` of backups to keep, 1 or more"}},
 				Action:      deleteBackups,

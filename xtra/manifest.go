@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +27,13 @@ const (
 	ManifestFile = "manifest.json"
 	BackupData   = "data"
 	Partial      = ".partial"
+	// PartialName is the pattern of a backup's name while it is being made.
+	PartialName = "backup-*" + Partial
 )
+
+// partialName is what an unfinished backup is called, or one that is being removed: what
+// else ends in Partial is somebody else's.
+var partialName = regexp.MustCompile(`^(backup-\d+|\d{8}T\d{6}Z-.+)\.partial$`)
 
 // manifestFormat is the version of what is written here. In the first one a manifest had
 // no sum of itself; those are taken as they are.
@@ -237,6 +244,9 @@ func ListBackups(dir string) ([]Backup, error) {
 		b := Backup{Name: e.Name(), State: BackupWhole}
 		path := filepath.Join(dir, e.Name())
 		if strings.HasSuffix(e.Name(), Partial) {
+			if !partialName.MatchString(e.Name()) {
+				continue
+			}
 			b.State = BackupPartial
 			out = append(out, b)
 			continue

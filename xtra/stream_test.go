@@ -201,7 +201,8 @@ func TestListBackups(t *testing.T) {
 	dir := t.TempDir()
 	madeBackup(t, dir, "b")
 	madeBackup(t, dir, "a")
-	madeBackup(t, dir, "c"+Partial)
+	madeBackup(t, dir, "20260301T080507Z-c"+Partial)
+	madeBackup(t, dir, "download"+Partial)
 	madeBackup(t, dir, "d")
 	if err := os.Truncate(filepath.Join(dir, "d", BackupData, "ibdata1"), 1); err != nil {
 		t.Fatal(err)
@@ -217,7 +218,7 @@ func TestListBackups(t *testing.T) {
 	for _, b := range all {
 		got = append(got, b.Name+" "+string(b.State))
 	}
-	if strings.Join(got, ", ") != "a whole, b whole, c.partial partial, d broken" {
+	if strings.Join(got, ", ") != "20260301T080507Z-c.partial partial, a whole, b whole, d broken" {
 		t.Errorf("%q", got)
 	}
 }

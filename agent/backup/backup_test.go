@@ -62,7 +62,10 @@ func lay(t *testing.T, names ...string) string {
 		if err := os.MkdirAll(filepath.Join(path, xtra.BackupData), 0o750); err != nil {
 			t.Fatal(err)
 		}
-		m := xtra.Manifest{Name: name}
+		m := xtra.Manifest{Name: name, Cluster: "c"}
+		if strings.HasPrefix(name, "x-") {
+			m.Cluster = "x"
+		}
 		if strings.HasPrefix(name, "broken") {
 			m.Files = []xtra.File{{Path: "ibdata1", Size: 1}}
 		}
@@ -81,7 +84,10 @@ func TestDelete(t *testing.T) {
 		"older ones":          {2, "1 2 3", "2 3"},
 		"never the newest":    {0, "1 2", "2"},
 		"broken do not count": {1, "1 2 broken", "2 broken"},
-		"leftovers":           {5, "1 x.partial", "1"},
+		"leftovers":           {5, "1 backup-77.partial 20260301T080507Z-c.partial", "1"},
+		"of somebody else":    {1, "1 x.partial backup-x.partial", "1 backup-x.partial x.partial"},
+		"of two clusters":     {1, "1 2 x-1 x-2", "2 x-2"},
+		"the last of one":     {1, "1 2 3 x-0", "3 x-0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := lay(t, strings.Fields(c.have)...)

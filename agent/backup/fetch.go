@@ -46,7 +46,7 @@ func Fetch(ctx context.Context, client *http.Client, addr, dir string, req api.B
 // makePartial makes a directory that is locked for as long as this process lives:
 // so it is known which leftovers are some.
 func makePartial(dir string) (path string, release func(), err error) {
-	if path, err = os.MkdirTemp(dir, "backup-*"+xtra.Partial); err != nil {
+	if path, err = os.MkdirTemp(dir, xtra.PartialName); err != nil {
 		return "", nil, api.Failed("make the directory of the backup: %w", err)
 	}
 	f, err := os.Open(path)

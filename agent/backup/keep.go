@@ -16,16 +16,16 @@ type Deleted struct {
 	Why  string `json:"why"`
 }
 
-// Delete keeps the newest whole backups in dir, keep of them, and removes the older
-// ones, and what interrupted backups left. Broken ones are left for a person to look at.
-// The newest whole one stays whatever keep is.
+// Delete keeps the newest whole backups of each cluster in dir, keep of them, and removes
+// the older ones, and what interrupted backups left. Broken ones are left for a person to
+// look at. The newest whole one of a cluster stays whatever keep is.
 func Delete(dir string, keep int) ([]Deleted, error) {
 	all, err := xtra.ListBackups(dir)
 	if err != nil {
 		return nil, api.Failed("list backups: %w", err)
 	}
 	out := []Deleted{}
-	whole := 0
+	whole := map[string]int{} // by cluster
 	for i := len(all) - 1; i >= 0; i-- {
 		b := all[i]
 		path := filepath.Join(dir, b.Name)
@@ -34,7 +34,7 @@ func Delete(dir string, keep int) ([]Deleted, error) {
 		case b.State == xtra.BackupPartial && !beingMade(path):
 			why = "it was never finished"
 		case b.State == xtra.BackupWhole:
-			if whole++; whole > max(keep, 1) {
+			if whole[b.Cluster]++; whole[b.Cluster] > max(keep, 1) {
 				why = "it is older than those that are kept"
 			}
 		}
