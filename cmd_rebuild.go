@@ -246,9 +246,9 @@ func watchRebuild(c *cli.Context, client *api.Client, node string, name string, 
 		_, err := fmt.Fprintln(c.App.Writer, copyEnded(end))
 		return err
 	case end.Canceled:
-		return api.Failed("the rebuild of %s was canceled %s", name, end.Err).WithHint("It has its old data.")
+		return api.Failed("the rebuild of %s was canceled %s", name, end.Err).WithHint("%s: %s. `ha status` says how it is.", name, end.Holds)
 	}
-	return api.Failed("the rebuild of %s failed: %s", name, end.Err).WithHint("It has its old data, and `ha status` says how it is; the log of its agent says more.")
+	return api.Failed("the rebuild of %s failed: %s", name, end.Err).WithHint("%s: %s. `ha status` says how it is; the log of its agent says more.", name, end.Holds)
 }
 
 // awaitRebuild asks until it is done.
@@ -356,7 +356,7 @@ func rebuildCancel(c *cli.Context) error {
 	case b.Already:
 		_, err = fmt.Fprintln(c.App.Writer, b.Text)
 	default:
-		_, err = fmt.Fprintf(c.App.Writer, "the rebuild of %s is canceled: it keeps its old data, and what was copied is removed\n", b.Name)
+		_, err = fmt.Fprintf(c.App.Writer, "the rebuild of %s is canceled: what was copied is removed, and its old data stay if they were not removed first (--in-place)\n", b.Name)
 	}
 	return err
 }

@@ -18,9 +18,14 @@ import (
 // whoever coordinates. How far it is stands in the recipient's reports, which the
 // coordinator has; how it ended is in the state.
 
-// backBound is how long a rebuilt node is waited for to acknowledge again before its
-// rebuild is called done anyway.
-const backBound = time.Minute
+const (
+	// backBound is how long a rebuilt node is waited for to acknowledge again before its
+	// rebuild is called done if it follows, and failed if it does not.
+	backBound = time.Minute
+	// followBound is how long one that follows is waited for to catch up. Later it is
+	// history: how the node is then is not for its rebuild to tell.
+	followBound = 10 * time.Minute
+)
 
 func (a *Agent) copies(mux *http.ServeMux) {
 	mux.HandleFunc("POST "+api.PathRebuild, operate(a, api.PathRebuild, a.coord.askRebuild))
@@ -207,11 +212,42 @@ func ended(st *api.RebuildStatus, s *raftfsm.State, v *raftfsm.View, r raftfsm.R
 		st.TookMS = r.At - r.From
 	}
 	st.Phase, st.Done, st.OK = api.PhaseDone, true, r.OK
-	if _, acker := s.Acker(r.Recipient); !r.OK || acker || s.KPolicy() == 0 || now.Sub(time.UnixMilli(r.At)) > backBound || r.Recipient == s.Primary {
+	switch {
+	case r.OK:
+	case r.InPlace:
+		st.Holds = "its old data may be gone, and it may have none: rebuild it again"
+	default:
+		st.Holds = "it has its old data"
+	}
+	since := now.Sub(time.UnixMilli(r.At))
+	if _, acker := s.Acker(r.Recipient); !r.OK || acker || s.KPolicy() == 0 || since > followBound || r.Recipient == s.Primary {
 		return
 	}
-	st.Phase, st.Done, st.OK, st.Doing = api.PhaseFollowing, false, false, "it catches up"
-	if rep := v.Node(r.Recipient).Report; rep != nil && rep.Replica != nil && rep.Replica.IOError != "" {
-		st.Doing = rep.Replica.IOError
+	doing, stands, behind := follows(v.Node(r.Recipient).Report, s)
+	switch {
+	case since <= backBound || behind:
+		st.Phase, st.Done, st.OK, st.Doing = api.PhaseFollowing, false, false, doing
+	case stands:
+		st.OK, st.Err, st.Holds = false, "it was copied and does not follow: "+doing, "the copy is in place"
 	}
+}
+
+// follows says how a rebuilt node gets on: whether something keeps it from following,
+// and whether it is only too far behind to acknowledge.
+func follows(r *raftfsm.Report, s *raftfsm.State) (doing string, stands, behind bool) {
+	switch {
+	case r == nil: // by an agent that does not coordinate
+		return "it catches up", false, false
+	case r.Mysqld != raftfsm.MysqldRunning:
+		return "its mysqld does not run" + colon(r.MysqldErr), true, false
+	case r.Replica == nil:
+		return "it does not replicate", true, false
+	case r.Replica.IOError != "" && !r.Replica.IORunning:
+		return r.Replica.IOError, true, false
+	case r.Replica.SQLError != "":
+		return r.Replica.SQLError, true, false
+	case !r.Replica.IORunning || !r.Replica.SQLRunning:
+		return "its replication does not run", true, false
+	}
+	return "it catches up", false, r.Replica.Lag > s.Policy.MaxAckerLag
 }

@@ -82,3 +82,46 @@ func TestRebuildRefused(t *testing.T) {
 func errantRow(r map[raftfsm.NodeID]*raftfsm.Report) {
 	r["c"].Executed = r["c"].Executed.Union(gtid.MustParse(uuidOf("c") + ":1"))
 }
+
+// A rebuild is done when its node acknowledges or follows, and has failed where it does
+// not; what the node has then is said.
+func TestHowARebuildEnded(t *testing.T) {
+	at := time.UnixMilli(1_800_000_000_000)
+	good := raftfsm.ReplicaReport{IORunning: true, SQLRunning: true}
+	for name, tc := range map[string]struct {
+		rebuilt raftfsm.Rebuilt
+		replica *raftfsm.ReplicaReport
+		down    bool
+		after   time.Duration
+		phase   string
+		ok      bool
+		text    string // in what it says of its end
+	}{
+		"at once":        {raftfsm.Rebuilt{OK: true}, &good, false, time.Second, api.PhaseFollowing, false, ""},
+		"follows":        {raftfsm.Rebuilt{OK: true}, &good, false, 2 * backBound, api.PhaseDone, true, ""},
+		"far behind":     {raftfsm.Rebuilt{OK: true}, &raftfsm.ReplicaReport{IORunning: true, SQLRunning: true, Lag: time.Hour}, false, 2 * backBound, api.PhaseFollowing, false, ""},
+		"for long":       {raftfsm.Rebuilt{OK: true}, &raftfsm.ReplicaReport{IORunning: true, SQLRunning: true, Lag: time.Hour}, false, 2 * followBound, api.PhaseDone, true, ""},
+		"cannot connect": {raftfsm.Rebuilt{OK: true}, &raftfsm.ReplicaReport{IOError: "1236 purged", SQLRunning: true}, false, 2 * backBound, api.PhaseDone, false, "does not follow: 1236 purged the copy is in place"},
+		"cannot apply":   {raftfsm.Rebuilt{OK: true}, &raftfsm.ReplicaReport{IORunning: true, SQLError: "1062 dup"}, false, 2 * backBound, api.PhaseDone, false, "does not follow: 1062 dup"},
+		"no channel":     {raftfsm.Rebuilt{OK: true}, nil, false, 2 * backBound, api.PhaseDone, false, "does not replicate"},
+		"mysqld is down": {raftfsm.Rebuilt{OK: true}, &good, true, 2 * backBound, api.PhaseDone, false, "its mysqld does not run"},
+		"history":        {raftfsm.Rebuilt{OK: true}, nil, true, 2 * followBound, api.PhaseDone, true, ""},
+		"failed":         {raftfsm.Rebuilt{Err: "no room"}, &good, false, 0, api.PhaseDone, false, "no room it has its old data"},
+		"in place":       {raftfsm.Rebuilt{Err: "no way", InPlace: true}, &good, false, 0, api.PhaseDone, false, "no way its old data may be gone"},
+		"canceled":       {raftfsm.Rebuilt{Canceled: true, Err: "by me"}, &good, false, 0, api.PhaseDone, false, "by me it has its old data"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc.rebuilt.Recipient, tc.rebuilt.At = "b", at.UnixMilli()
+			s := raftfsm.State{Members: []raftfsm.Member{{ID: "a", Name: "a"}, {ID: "b", Name: "b"}}, Policy: raftfsm.DefaultPolicy(), Primary: "a", Rebuilt: []raftfsm.Rebuilt{tc.rebuilt}}
+			r := &raftfsm.Report{Mysqld: raftfsm.MysqldRunning, Replica: tc.replica}
+			if tc.down {
+				r.Mysqld = raftfsm.MysqldDown
+			}
+			v := raftfsm.View{Nodes: []raftfsm.NodeView{{ID: "b", Report: r}}}
+			st := rebuildsOf(&s, &v, "", "a", at.Add(tc.after)).Rebuilds[0]
+			if st.Phase != tc.phase || st.OK != tc.ok || st.Done != (tc.phase == api.PhaseDone) || !strings.Contains(st.Err+" "+st.Holds, tc.text) {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+}

@@ -78,6 +78,7 @@ type Rebuilt struct {
 	Wish      uint64 `json:"wish,omitempty"`
 	OK        bool   `json:"ok,omitempty"`
 	Canceled  bool   `json:"canceled,omitempty"`
+	InPlace   bool   `json:"in_place,omitempty"` // the old data went first, if it came to that
 	Err       string `json:"err,omitempty"`
 	From      int64  `json:"from,omitempty"` // when the lease was granted
 	At        int64  `json:"at,omitempty"`   // when it ended
@@ -145,7 +146,7 @@ func (s *State) cancelRebuild(c Command) string {
 	if leased {
 		s.dropRebuild(c.Node)
 	}
-	s.rebuilt(Rebuilt{Recipient: c.Node, Donor: r.Donor, Index: r.Index, Wish: max(w.Index, r.Wish), Canceled: true, Err: c.Why, From: r.At, At: c.At})
+	s.rebuilt(Rebuilt{Recipient: c.Node, Donor: r.Donor, Index: r.Index, Wish: max(w.Index, r.Wish), Canceled: true, InPlace: r.InPlace, Err: c.Why, From: r.At, At: c.At})
 	s.change(c.Node, func(m *Member) { m.RebuildsFailed = maxRebuilds })
 	return ""
 }
@@ -212,7 +213,7 @@ func (s *State) endRebuild(c Command) string {
 		}
 		return ""
 	}
-	s.rebuilt(Rebuilt{Recipient: c.Node, Donor: r.Donor, Index: r.Index, Wish: r.Wish, OK: c.Why == "", Err: c.Why, From: r.At, At: c.At})
+	s.rebuilt(Rebuilt{Recipient: c.Node, Donor: r.Donor, Index: r.Index, Wish: r.Wish, OK: c.Why == "", InPlace: r.InPlace, Err: c.Why, From: r.At, At: c.At})
 	return ""
 }
 

@@ -107,6 +107,7 @@ type RebuildStatus struct {
 	// Done: it has ended, in one of these ways.
 	Done     bool   `json:"done"`
 	OK       bool   `json:"ok"`
+	Holds    string `json:"holds,omitempty"` // what the node has, where it did not end well
 	Canceled bool   `json:"canceled,omitempty"`
 	Err      string `json:"err,omitempty"`
 	TookMS   int64  `json:"took_ms,omitempty"` // from the lease to the end of the copy
