@@ -310,8 +310,12 @@ func TestCopyFaults(t *testing.T) {
 			if t.Failed() {
 				return
 			}
-			c.fault(f, percent, "clone")
-			c.grow(20)
+			t.Run(fmt.Sprintf("%s at %d %%", f.name, percent), func(one *testing.T) {
+				c.T = one
+				defer func() { c.T = t }()
+				c.fault(f, percent, "clone")
+				c.grow(20)
+			})
 		}
 	}
 	c.check()

@@ -50,7 +50,7 @@ func init() {
 			s.seen("the copy was removed after %s", took.Round(100*time.Millisecond))
 			s.must(h.Free(lab.MySQLDisk))
 		})
-		add("recipient cut off for 10 s", percent, fault{}, func(s *scene, to, from string) {
+		add("recipient cut off for 10 s", percent, fault{quick: percent == 50}, func(s *scene, to, from string) {
 			s.must(s.Isolate(to))
 			s.wait(10 * time.Second)
 			s.must(s.Heal())
