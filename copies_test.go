@@ -294,6 +294,7 @@ var copyFaults = []copyFault{
 			}
 		}
 		c.must(api.ExitBusy, "rebuild", "--node", from, "--from", "best")
+		c.must(api.ExitBusy, "backup", "--to", c.TempDir(), "--from", from)
 	}, true, 0},
 }
 

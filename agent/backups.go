@@ -12,8 +12,25 @@ func (a *Agent) newDonor(s raftfsm.State) *backup.Donor {
 		Busy: a.noBackup, Log: a.log}
 }
 
-// noBackup says what forbids a backup now: the data are being replaced.
+// givesBackup says that a backup of this node's mysqld is being taken.
+func (a *Agent) givesBackup() bool {
+	d := a.donor.Load()
+	return d != nil && d.Giving()
+}
+
+// noBackup says what forbids a backup now: a server gives one copy at a time.
 func (a *Agent) noBackup() string {
+	s := a.fsm.State()
+	for _, r := range s.Rebuilds {
+		if r.Donor == a.id {
+			return "it is being copied from, for " + s.Name(r.Recipient)
+		}
+	}
+	return a.noCopying()
+}
+
+// noCopying says what forbids any copy now: the data are being replaced.
+func (a *Agent) noCopying() string {
 	n := a.node.Load()
 	if n == nil {
 		return "its agent is starting"

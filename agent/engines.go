@@ -29,7 +29,7 @@ const installedBound = 5 * time.Second
 func (a *Agent) newCopier(s raftfsm.State) *engine.Donor {
 	c := a.mysqldConfig(s.AgentPassword)
 	return &engine.Donor{Login: engine.Login{DataDir: c.DataDir, Socket: c.Socket, User: c.Account.User, Password: c.Account.Password},
-		Node: a.cfg.Name, Dir: filepath.Clean(c.DataDir) + ".tool", Busy: a.noBackup, Log: a.log,
+		Node: a.cfg.Name, Dir: filepath.Clean(c.DataDir) + ".tool", Busy: a.noCopying, Log: a.log,
 		Size: func() (uint64, error) { return uint64(max(xtra.Place{DataDir: c.DataDir}.DataSize(), 0)), nil },
 		Version: func(context.Context) (string, error) {
 			if v := a.serverVersion(); v != "" {

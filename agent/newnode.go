@@ -27,6 +27,7 @@ func (a *Agent) newNode(s raftfsm.State) (nodeSide, error) {
 		a.openArchive(&c)
 		a.openPurger(&c)
 		a.hookEngines(&c)
+		c.Giving = a.givesBackup
 		c.Scratch = func(dir string) node.Mysqld { return a.outside.mysqld(a.scratchConfig(dir, s.AgentPassword)) }
 	}
 	a.hookVIP(&c)

@@ -208,7 +208,7 @@ func refusal(no raftfsm.Refusal) error {
 	case raftfsm.CodeNoEngine:
 		return e.WithHint("install the tool on both hosts, or copy with --engine clone")
 	case raftfsm.CodePlace:
-		return e.WithHint("let mysql.data_dir be a directory of its own with all of the data in it")
+		return e.WithHint("the data come by rename: mysql.data_dir is to be a directory of its own with all of the data in it. The host is looked at every 10 s")
 	case raftfsm.CodeDonorBusy:
 		e.Code = api.ExitBusy
 		return e.WithHint("`ha rebuild status` tells of the copies that are made")

@@ -243,6 +243,11 @@ func (b *statusBuilder) fromReport(n *api.NodeStatus, m raftfsm.Member, r *raftf
 	if r.Rebuild != nil && !r.Rebuild.Done && r.Rebuild.Err == "" {
 		n.Doing = rebuildProgress(r.Rebuild)
 	}
+	for _, lease := range b.State.Rebuilds {
+		if lease.Donor == m.ID {
+			n.Doing = "is being copied to " + b.name(lease.Recipient)
+		}
+	}
 }
 
 // stranger is a server of the Raft group that is no member any more: one that

@@ -48,6 +48,19 @@ func statusOf(change func(*StatusInput)) api.Status {
 	return BuildStatus(in)
 }
 
+// Who is copied from can give no backup, and says so.
+func TestStatusOfADonor(t *testing.T) {
+	st := statusOf(func(in *StatusInput) {
+		in.State.Ackers = in.State.Ackers[:1]
+		in.State.Rebuilds = []raftfsm.Rebuild{{Recipient: "a3", Donor: "a2"}}
+	})
+	for _, n := range st.Nodes {
+		if want := map[string]string{"n2": "is being copied to n3"}[n.Name]; n.Doing != want {
+			t.Errorf("%s: %q, want %q", n.Name, n.Doing, want)
+		}
+	}
+}
+
 func silence(in *StatusInput, id raftfsm.NodeID, age time.Duration) {
 	in.Reports[id] = SeenReport{Report: in.Reports[id].Report, Age: age}
 }

@@ -248,6 +248,8 @@ func (d *decider) donorUnfit(m Member) Refusal {
 		return no(CodeDonorBusy, "is being copied from already, and a server gives one copy at a time")
 	case !d.fresh(n) || n.Report.Mysqld != MysqldRunning:
 		return no(CodeSilent, "does not answer: look at its agent and its mysqld")
+	case n.Report.Giving:
+		return no(CodeDonorBusy, "is giving a backup, and a server gives one copy at a time")
 	case m.ID == d.s.Primary:
 		return Refusal{}
 	}
@@ -390,6 +392,15 @@ func (d *decider) wished(n *NodeView, m Member) bool {
 	if _, acker := d.s.Acker(m.ID); acker {
 		d.why("%s is to be rebuilt and is needed in the ack set yet", m.Name)
 		return false // removeAcker lets it leave as soon as it may
+	}
+	if w.InPlace && m.RebuildsFailed == 0 { // else they are gone already
+		if no := d.mayLoseOld(m, n); no.Code == CodeErrant {
+			d.endRebuild(m.ID, no.Text)
+			return true
+		} else if no.Code != "" {
+			d.why("%s is to be rebuilt: %s", m.Name, no.Text)
+			return false
+		}
 	}
 	cands := d.donors(m, w)
 	switch {

@@ -99,6 +99,63 @@ func TestDonorOfTheLastAttempt(t *testing.T) {
 	}
 }
 
+// A server that copies its data for a backup gives no other copy: another one does, and who
+// asks for it by name is told that it is busy.
+func TestDonorThatGivesABackup(t *testing.T) {
+	s, v := replicated(t)
+	v.Nodes[1].Report.Giving = true
+	if _, cands, no := PlanRebuild(&s, &v, Wish{Recipient: "c"}); no.Code != "" || cands[0].Node != "a" {
+		t.Errorf("best: %+v, %+v", no, cands)
+	}
+	if _, _, no := PlanRebuild(&s, &v, Wish{Recipient: "c", From: "b"}); no.Code != CodeDonorBusy {
+		t.Errorf("by name: %+v", no)
+	}
+	d := &decider{s: &s, v: &v}
+	m, _ := s.Member("c")
+	if alone := d.fill(&v.Nodes[0], &v.Nodes[2], m); !alone || len(d.out.Commit) > 0 {
+		t.Errorf("an empty member does not wait for it: %v, %+v", alone, d.out)
+	}
+}
+
+// In place old data are looked at again before the first copy, not once they are gone.
+func TestInPlaceLooksAgain(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(s *State, v *View)
+		kind   Kind
+	}{
+		"as asked":     {func(*State, *View) {}, CmdRebuild},
+		"errant since": {func(_ *State, v *View) { v.Nodes[2].Report.Executed = gtid.MustParse(uuidC + ":1") }, CmdRebuildEnd},
+		"the only good copy": {func(_ *State, v *View) {
+			v.Nodes[1].Report.Replica = nil
+			v.Nodes[2].Report.Replica = v.Nodes[3].Report.Replica
+		}, ""},
+		"gone already": {func(s *State, _ *View) {
+			s.change("c", func(m *Member) { m.RebuildsFailed = 1 })
+			s.Checkpoints = []Checkpoint{{Node: "c", Set: gtid.MustParse(uuidC + ":1")}}
+		}, CmdRebuild},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, v := replicated(t)
+			v.Nodes[3].Report.Replica = &ReplicaReport{SourceUUID: uuidA, IORunning: true, IOWanted: true, SQLRunning: true}
+			s.Wishes = []Wish{{Recipient: "c", Copying: Copying{Engine: EngineClone, InPlace: true}}}
+			if name == "the only good copy" {
+				v.Nodes[3].Age = time.Hour
+			}
+			tc.change(&s, &v)
+			d := &decider{s: &s, v: &v}
+			m, _ := s.Member("c")
+			d.wished(&v.Nodes[2], m)
+			var kind Kind
+			if len(d.out.Commit) == 1 {
+				kind = d.out.Commit[0].Kind
+			}
+			if kind != tc.kind {
+				t.Errorf("%q, want %q: %+v", kind, tc.kind, d.out)
+			}
+		})
+	}
+}
+
 // A tool has to be on both hosts, and who lacks it is named. CLONE asks for none.
 func TestEngineOfARebuild(t *testing.T) {
 	const tool = EngineXtraBackup

@@ -253,6 +253,8 @@ type Report struct {
 	OldWhy   string `json:"old_why,omitempty"`
 	// NoCopy says why no copy can be put in the place of the data here.
 	NoCopy string `json:"no_copy,omitempty"`
+	// Giving: mysqld copies its data for a backup, and can give no other copy.
+	Giving bool `json:"giving,omitempty"`
 	// Engines are the tools that the agent knows, and why they cannot be used here. CLONE
 	// is among them only where it cannot.
 	Engines []EngineReport `json:"engines,omitempty"`

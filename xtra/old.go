@@ -126,6 +126,20 @@ func (p Place) KeepOld() error {
 			return errors.Join(err, p.syncParent())
 		}
 	}
+	return p.full()
+}
+
+// MayKeep says whether Old could be put aside: ErrKept.
+func (p Place) MayKeep() error {
+	for n := 1; n <= maxKept; n++ {
+		if found, err := exists(p.beside(".kept-" + strconv.Itoa(n))); err != nil || !found {
+			return err
+		}
+	}
+	return p.full()
+}
+
+func (p Place) full() error {
 	return fmt.Errorf("%w: look at %s, and remove what nobody needs", ErrKept, p.beside(".kept-*"))
 }
 

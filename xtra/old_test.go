@@ -57,6 +57,9 @@ func TestKeepOld(t *testing.T) {
 	p := placeWith(t, "")
 	for n := 1; n <= maxKept+1; n++ {
 		must(t, os.MkdirAll(p.Old(), 0o750))
+		if may := p.MayKeep(); (n > maxKept) != errors.Is(may, ErrKept) {
+			t.Errorf("may be kept for the %d. time: %v", n, may)
+		}
 		err := p.KeepOld()
 		if n <= maxKept && err != nil || n > maxKept && !errors.Is(err, ErrKept) {
 			t.Errorf("kept %d times: %v", n, err)

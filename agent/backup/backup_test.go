@@ -33,6 +33,7 @@ func TestChoose(t *testing.T) {
 		"least lag":           {"best", "n3", []api.NodeStatus{p, node("n2", "replica", 2, nil), node("n3", "replica", 1, nil), w}},
 		"not the primary":     {"", "n2", []api.NodeStatus{p, node("n2", "replica", 900, nil)}},
 		"rebuilt":             {"best", "n3", []api.NodeStatus{p, node("n2", "replica", 0, func(n *api.NodeStatus) { n.Doing = "rebuild" }), node("n3", "replica", 5, nil)}},
+		"busy, by name":       {"n2", "cannot give a backup now: it is being copied to n3", []api.NodeStatus{p, node("n2", "replica", 0, func(n *api.NodeStatus) { n.Doing = "is being copied to n3" })}},
 		"agent down":          {"best", "n1", []api.NodeStatus{p, node("n2", "replica", 0, func(n *api.NodeStatus) { n.Agent = "down" })}},
 		"does not replicate":  {"best", "n1", []api.NodeStatus{p, node("n2", "replica", 0, func(n *api.NodeStatus) { n.LagSeconds = nil })}},
 		"by name":             {"n1", "n1", []api.NodeStatus{p, node("n2", "replica", 0, nil)}},

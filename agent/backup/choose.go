@@ -19,7 +19,9 @@ func Choose(st api.Status, from string) (donor api.NodeStatus, why string, err e
 		var names []string
 		for _, n := range st.Nodes {
 			if n.Name == from || n.ID == from {
-				if no := unfit(n); no != "" {
+				if no := unfit(n); no != "" && no == n.Doing {
+					return n, "", api.Busy("%s cannot give a backup now: it %s", n.Name, no).WithHint("wait for the end of that, or take another with --from")
+				} else if no != "" {
 					return n, "", api.Refused("HA-NO-DONOR", "%s cannot give a backup: %s", n.Name, no).WithHint("take another with --from, or --from best")
 				}
 				return n, "it was asked for", nil

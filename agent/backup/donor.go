@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -49,6 +50,8 @@ type Donor struct {
 	Log  *slog.Logger
 
 	turn sync.Mutex
+
+	giving atomic.Bool
 }
 
 // dir holds all that a backup leaves on the donor.
@@ -141,6 +144,9 @@ func (d *Donor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	d.Log.Info("backup done", "took", time.Since(began).Round(time.Millisecond), "bytes", m.Bytes)
 }
+
+// Giving says that mysqld copies its data for a backup: no other server can clone it then.
+func (d *Donor) Giving() bool { return d.giving.Load() }
 
 // check refuses what cannot work, before anything is begun.
 func (d *Donor) check() error {
@@ -256,6 +262,8 @@ func (d *Donor) clone(ctx context.Context, report func(done, total int64)) error
 	if err != nil {
 		return err
 	}
+	d.giving.Store(true)
+	defer d.giving.Store(false)
 	return live.CloneLocal(ctx, d.data(), func(p mysqlctl.CloneProgress) { report(p.Done, p.Estimate) })
 }
 

@@ -142,6 +142,12 @@ func (n *Node) noCopy() string {
 	if err := n.place.Check(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err.Error()
 	}
+	// As makeWay does when there is a copy.
+	if old, there := n.place.Replaced(); there && !n.holdsAll(old) {
+		if err := n.place.MayKeep(); err != nil {
+			return err.Error()
+		}
+	}
 	if n.cfg.NoCopy != nil {
 		return n.cfg.NoCopy()
 	}

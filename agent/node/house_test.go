@@ -64,9 +64,16 @@ func TestNoCopyIsReported(t *testing.T) {
 		no     string
 		engine bool // CLONE cannot
 	}{
-		"none":     {func(*bench) {}, "", false},
-		"a link":   {func(b *bench) { b.link() }, "is no directory of its own", false},
-		"outside":  {func(b *bench) { b.cfg.NoCopy = func() string { return "undo logs elsewhere" } }, "undo logs elsewhere", false},
+		"none":    {func(*bench) {}, "", false},
+		"a link":  {func(b *bench) { b.link() }, "is no directory of its own", false},
+		"outside": {func(b *bench) { b.cfg.NoCopy = func() string { return "undo logs elsewhere" } }, "undo logs elsewhere", false},
+		"too many": {func(b *bench) {
+			for _, name := range []string{".old", ".kept-1", ".kept-2", ".kept-3"} {
+				if err := os.Mkdir(b.md.dir+name, 0o700); err != nil {
+					b.t.Fatal(err)
+				}
+			}
+		}, "too many old data are kept", false},
 		"no CLONE": {func(b *bench) { b.md.set(func(f *fakeMysqld) { f.noClone = true }) }, "", true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -66,6 +66,8 @@ type Config struct {
 	// nothing more comes from the donor. nil: only CLONE makes copies.
 	Engines func() []raftfsm.EngineReport
 	Stream  func(ctx context.Context, o raftfsm.Order, dir string, progress func(mysqlctl.CloneProgress)) error
+	// Giving, if set, says that the data are being copied for a backup.
+	Giving func() bool
 	// NoCopy, if set, says why no copy can be put in the place of the data, beyond what
 	// the node sees by itself; "": it can.
 	NoCopy func() string

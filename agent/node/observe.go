@@ -314,6 +314,7 @@ func (n *Node) report() (raftfsm.Report, time.Duration) {
 	if n.cfg.Engines != nil {
 		r.Engines = n.cfg.Engines()
 	}
+	r.Giving = n.cfg.Giving != nil && n.cfg.Giving()
 	n.room.fill(&r)
 	var stateErr error
 	var upSince time.Duration
