@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"context"
+	"log/slog"
 	"time"
 
 	"ha/agent/archive"
@@ -35,7 +37,26 @@ func (a *Agent) openArchive(c *node.Config) {
 	ar := archive.New(archive.Config{Dir: a.cfg.Archive.Dir, Source: source, Safe: a.safe, Log: a.log})
 	a.archive.Store(ar)
 	c.Archived = func() time.Time { return ar.Status().UpTo }
+	c.AwaitArchived = func(ctx context.Context, set gtid.Set) { awaitArchived(ctx, ar.Status, set, a.log) }
 }
+
+// awaitArchived waits until an archive holds a set: a copy brings no binary logs along,
+// and what of the old ones is not archived then never will be.
+func awaitArchived(ctx context.Context, status func() archive.Status, set gtid.Set, log *slog.Logger) {
+	for {
+		s := status()
+		lacks := set.Minus(s.Has)
+		if lacks.IsEmpty() {
+			return
+		}
+		if s.Code != "" || pause(ctx, archivedPause) != nil {
+			log.Warn("data are replaced whose binary logs are not in the archive", "lacks", lacks, "code", s.Code)
+			return
+		}
+	}
+}
+
+const archivedPause = 100 * time.Millisecond
 
 // safe is what the cluster can no longer lose, as far as this node's copy of the state
 // says, and a channel that is closed when that is out of date. The primary's checkpoint

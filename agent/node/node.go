@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ha/mysqlctl"
+	"ha/mysqlctl/gtid"
 	"ha/raftfsm"
 	"ha/xtra"
 )
@@ -66,6 +67,9 @@ type Config struct {
 	// nothing more comes from the donor. nil: only CLONE makes copies.
 	Engines func() []raftfsm.EngineReport
 	Stream  func(ctx context.Context, o raftfsm.Order, dir string, progress func(mysqlctl.CloneProgress)) error
+	// AwaitArchived, if set, waits until an archive of binary logs holds that set, or
+	// will not: a copy has none of them.
+	AwaitArchived func(ctx context.Context, set gtid.Set)
 	// Giving, if set, says that the data are being copied for a backup.
 	Giving func() bool
 	// NoCopy, if set, says why no copy can be put in the place of the data, beyond what

@@ -16,6 +16,10 @@ import (
 // killed then. Its data are kept beside the new ones either way.
 const stopTimeout = 20 * time.Second
 
+// archiveTimeout is how long a swap waits for an archive, which takes what the primary's
+// checkpoint has.
+const archiveTimeout = 15 * time.Second
+
 // judgeTimeout bounds the first question to mysqld on a copy.
 const judgeTimeout = 10 * time.Second
 
@@ -68,6 +72,11 @@ func (n *Node) putInPlace(ctx context.Context, o raftfsm.Order, old xtra.Replace
 	}
 	held, err := n.lastPosition(ctx)
 	known := err == nil
+	if known && n.cfg.AwaitArchived != nil {
+		limited, cancel := context.WithTimeout(ctx, archiveTimeout)
+		n.cfg.AwaitArchived(limited, held)
+		cancel()
+	}
 	if err := n.stopMysqld(ctx); err != nil {
 		return err
 	}
