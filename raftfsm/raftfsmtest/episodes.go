@@ -499,7 +499,7 @@ var episodes = map[string]func(g *generator){
 		}
 		g.at(dead+g.span(2500, 4000), "failover any allow")
 		g.on(dead+2500, "commit:settle", 1, 0, "reinit F") // its disk is lost too
-		back := dead + g.span(9500, 14000) // after the last lease
+		back := dead + g.span(9500, 14000)                 // after the last lease
 		for _, id := range g.s.Nodes {
 			g.at(back, "start %s", id)
 		}
