@@ -39,7 +39,7 @@ type chaos struct {
 	kept   bool // dir is the caller's
 
 	history history
-	hot     *sql.DB
+	hot     []*sql.DB
 	watch   watch
 	clients sync.WaitGroup
 	stop    context.CancelFunc
@@ -47,7 +47,6 @@ type chaos struct {
 	outages map[string][]time.Duration // through the VIP, by kind
 	strikes int
 	rows    int
-	verdict string
 }
 
 func newChaos(ctx context.Context, l layout, seed uint64, mysqld, keep string) (*chaos, error) {
@@ -71,19 +70,53 @@ func (c *chaos) begin(ctx context.Context) (err error) {
 	if c.scene, err = c.lab.NewScene(ctx); err != nil {
 		return err
 	}
-	if c.hot, err = sql.Open("mysql", c.lab.DSN(c.lab.Clients[0].Name, lab.VIP, answerBound)); err != nil {
+	db, err := c.fighters()
+	if err != nil {
 		return err
 	}
-	c.hot.SetMaxOpenConns(hotRows)
-	if err := createHot(ctx, c.hot); err != nil {
+	if err := createHot(ctx, db); err != nil {
 		return err
 	}
 	ctx, c.stop = context.WithCancel(ctx)
 	c.history.began = time.Now()
-	for i := range hotRows {
-		c.clients.Go(func() { c.history.fight(ctx, i, c.hot) })
+	for i, db := range c.hot {
+		c.clients.Go(func() { c.history.fight(ctx, i, db) })
 	}
 	return c.watch.start(ctx, c.lab)
+}
+
+// fighters connects the clients of the hot rows: from every client through the
+// virtual IP, and to every host: whoever is cut off with a deposed primary talks to
+// that one. It gives the first that goes through the virtual IP.
+func (c *chaos) fighters() (*sql.DB, error) {
+	to := []string{lab.VIP}
+	for _, h := range c.lab.Hosts {
+		if !h.Witness {
+			to = append(to, h.Addr)
+		}
+	}
+	for _, addr := range to {
+		for _, client := range c.lab.Clients {
+			db, err := sql.Open("mysql", c.lab.DSN(client.Name, addr, answerBound))
+			if err != nil {
+				return nil, err
+			}
+			db.SetMaxOpenConns(1)
+			c.hot = append(c.hot, db)
+		}
+	}
+	return c.hot[0], nil
+}
+
+// quiet judges what the clients of the hot rows were told since it was called last.
+// The cluster is well: the primary knows what there is.
+func (c *chaos) quiet(ctx context.Context, primary string) error {
+	db, err := sql.Open("mysql", c.lab.LocalDSN(primary))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return c.history.cut(func() ([]int64, error) { return readHot(ctx, db) })
 }
 
 // play strikes until the time is over, and judges then what only the whole shows.
@@ -100,12 +133,11 @@ func (c *chaos) play(ctx context.Context, total time.Duration) error {
 	}
 	c.stop()
 	c.clients.Wait()
-	final, err := readHot(ctx, c.hot)
+	st, err := c.lab.AwaitHealthy(ctx, wellBound)
 	if err != nil {
 		return err
 	}
-	c.verdict, err = c.history.check(final)
-	return err
+	return c.quiet(ctx, st.Primary)
 }
 
 // round strikes once, puts all right and looks whether all holds.
@@ -133,7 +165,11 @@ func (c *chaos) round(ctx context.Context, s strike) error {
 	gerr := c.written()                         // what has not ended would not be counted
 	gap := load.Gap(c.viaVIP(), began, time.Now())
 	v, verr := c.scene.Check(ctx, wellBound)
-	if err = errors.Join(err, gerr, verr); err != nil {
+	err = errors.Join(err, gerr, verr)
+	if err == nil {
+		err = c.quiet(ctx, v.Status.Primary)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", s.name(), err)
 	}
 	c.outages[s.name()] = append(c.outages[s.name()], gap)
@@ -212,8 +248,8 @@ func (c *chaos) end(failed bool) {
 	c.stop()
 	c.clients.Wait()
 	c.watch.done.Wait()
-	if c.hot != nil {
-		c.hot.Close()
+	for _, db := range c.hot {
+		db.Close()
 	}
 	if c.scene != nil {
 		c.scene.Stop()
@@ -249,7 +285,7 @@ func (c *chaos) keepLogs() {
 // report is a table of the outages.
 func (c *chaos) report(seed uint64) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s, seed %d: %d blows, %d rows acknowledged, none lost; %s\n\n| blow | times | through VIP, p50 | max |\n|---|---|---|---|\n", c.layout.name, seed, c.strikes, c.rows, c.verdict)
+	fmt.Fprintf(&b, "\n%s, seed %d: %d blows, %d rows acknowledged, none lost; %s\n\n| blow | times | through VIP, p50 | max |\n|---|---|---|---|\n", c.layout.name, seed, c.strikes, c.rows, &c.history)
 	names := make([]string, 0, len(c.outages))
 	for name := range c.outages {
 		names = append(names, name)

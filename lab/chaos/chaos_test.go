@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -45,9 +46,6 @@ func TestSequence(t *testing.T) {
 // The check of the hot rows sees a lost, a doubled and a stale swap, and lets one of
 // unknown outcome happen or not.
 func TestHistory(t *testing.T) {
-	op := func(call, end int64, old, to int64, known bool) porcupine.Operation {
-		return porcupine.Operation{Input: swap{Old: old, New: to}, Call: call, Return: end, Output: known}
-	}
 	for name, tc := range map[string]struct {
 		ops   []porcupine.Operation
 		final int64
@@ -62,14 +60,66 @@ func TestHistory(t *testing.T) {
 		"acknowledged before it was sent": {[]porcupine.Operation{op(1, 2, 1, 2, true), op(3, 4, 0, 1, true)}, 2, false},
 	} {
 		h := history{ops: tc.ops, began: time.Now().Add(-time.Hour)}
-		for _, o := range tc.ops {
-			if !o.Output.(bool) {
-				h.unknown++
-			}
+		if err := h.check([]int64{tc.final, 0, 0}); (err == nil) != tc.ok {
+			t.Errorf("%s: %v", name, err)
 		}
-		text, err := h.check([]int64{tc.final, 0, 0})
-		if (err == nil) != tc.ok || strings.Contains(text, "not decided") {
-			t.Errorf("%s: %s %v", name, text, err)
+	}
+}
+
+func op(call, end int64, old, to int64, known bool) porcupine.Operation {
+	return porcupine.Operation{Input: swap{Old: old, New: to}, Call: call, Return: end, Output: known}
+}
+
+// What was seen at a cut is not undone later, and what was unknown then may still
+// happen, once.
+func TestHistoryGoesOnAfterACut(t *testing.T) {
+	const never = math.MaxInt64
+	for name, tc := range map[string]struct {
+		first, second []porcupine.Operation
+		cut, final    int64
+		ok            bool
+	}{
+		"goes on":                        {[]porcupine.Operation{op(1, 2, 0, 1, true)}, []porcupine.Operation{op(0, 1, 1, 2, true)}, 1, 2, true},
+		"lost after the cut":             {[]porcupine.Operation{op(1, 2, 0, 1, true)}, nil, 1, 0, false},
+		"from what was before the cut":   {[]porcupine.Operation{op(1, 2, 0, 1, true)}, []porcupine.Operation{op(0, 1, 0, 2, true)}, 1, 2, false},
+		"unknown happens later":          {[]porcupine.Operation{op(1, never, 0, 1, false)}, nil, 0, 1, true},
+		"two unknown happen later":       {[]porcupine.Operation{op(1, never, 1, 2, false), op(1, never, 0, 1, false)}, nil, 0, 2, true},
+		"unknown seen and then not done": {[]porcupine.Operation{op(1, never, 0, 1, false)}, []porcupine.Operation{op(0, 1, 0, 2, true)}, 1, 2, false},
+		"unknown too late":               {[]porcupine.Operation{op(1, never, 0, 1, false), op(3, 4, 0, 2, true)}, nil, 2, 1, false},
+	} {
+		h := history{ops: tc.first, began: time.Now().Add(-time.Hour)}
+		if err := h.check([]int64{tc.cut, 0, 0}); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
 		}
+		for _, o := range tc.second { // times after the cut
+			o.Call, o.Return = h.now(), h.now()+1
+			h.ops = append(h.ops, o)
+		}
+		if err := h.check([]int64{tc.final, 0, 0}); (err == nil) != tc.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Many clients that hear nothing of swaps of the same value leave nothing to search
+// for; and what cannot be decided is no success.
+func TestHistoryIsDecided(t *testing.T) {
+	var ops []porcupine.Operation
+	for i := range int64(200) {
+		ops = append(ops, op(10*i, 10*i+5, i, i+1, true))
+		for j := range int64(3) {
+			ops = append(ops, op(10*i+j, math.MaxInt64, i, 1000+10*i+j, false))
+		}
+	}
+	ops = append(ops, op(3000, 3001, 150, 5000, true)) // long over
+	h := history{ops: ops, began: time.Now().Add(-time.Hour)}
+	at := time.Now()
+	err := h.check([]int64{5000, 0, 0})
+	if err == nil || !strings.Contains(err.Error(), "NOT linearizable") || time.Since(at) > 5*time.Second {
+		t.Errorf("after %s: %v", time.Since(at), err)
+	}
+	if err := judged(porcupine.Unknown); err == nil || !strings.Contains(err.Error(), "undecided") {
+		t.Errorf("not decided: %v", err)
 	}
 }

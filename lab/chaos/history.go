@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -31,14 +32,20 @@ type swap struct {
 
 // history is what clients of the hot rows were told. Refused swaps are not in it:
 // they are reads, which may be stale. One without an answer may have happened or
-// not, now or later, but not twice.
+// not, now or later, but not twice. It is judged and begun anew at moments at which
+// no client waits for an answer: no search has to look at all of it.
 type history struct {
 	began time.Time
 	next  atomic.Int64 // value: each is written once
 
-	mu      sync.Mutex
-	ops     []porcupine.Operation
-	unknown int
+	gate sync.RWMutex // held by each client while it waits for answers
+
+	mu    sync.Mutex
+	ops   []porcupine.Operation // since the last cut
+	from  int64                 // the last cut
+	start [hotRows]int64        // what the rows were then
+
+	cuts, acked, unknown int
 }
 
 // model is a row: swaps that were answered OK form a chain.
@@ -77,7 +84,9 @@ func (h *history) add(client int, in swap, call int64, known bool) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !known {
+	if known {
+		h.acked++
+	} else {
 		h.unknown++
 	}
 	h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: in, Call: call, Output: known, Return: end})
@@ -99,42 +108,149 @@ func createHot(ctx context.Context, db *sql.DB) error {
 // fight is one client: it reads a row and swaps what it saw.
 func (h *history) fight(ctx context.Context, client int, db *sql.DB) {
 	for n := client; ctx.Err() == nil; n++ {
-		row := n % hotRows
-		var old int64
-		if err := db.QueryRowContext(ctx, "SELECT v FROM hot WHERE id = ?", row).Scan(&old); err == nil {
-			in := swap{Row: row, Old: old, New: h.next.Add(1)}
-			call := h.now()
-			res, err := db.ExecContext(ctx, "UPDATE hot SET v = ? WHERE id = ? AND v = ?", in.New, row, old)
-			switch {
-			case err == nil:
-				if done, err := res.RowsAffected(); err != nil || done == 1 {
-					h.add(client, in, call, err == nil)
-				}
-			case !refused(err):
-				h.add(client, in, call, false)
-			}
+		if h.attempt(ctx, client, n%hotRows, db) {
+			pause(ctx, 30*time.Millisecond)
+		} else {
+			pause(ctx, 100*time.Millisecond) // a replica says no all the time
 		}
-		pause(ctx, 30*time.Millisecond)
 	}
 }
 
-// check says whether what was acknowledged can have happened in some order. final is
-// what the rows are at the end.
-func (h *history) check(final []int64) (string, error) {
+func (h *history) attempt(ctx context.Context, client, row int, db *sql.DB) bool {
+	h.gate.RLock()
+	defer h.gate.RUnlock()
+	var old int64
+	if err := db.QueryRowContext(ctx, "SELECT v FROM hot WHERE id = ?", row).Scan(&old); err != nil {
+		return false
+	}
+	in := swap{Row: row, Old: old, New: h.next.Add(1)}
+	call := h.now()
+	res, err := db.ExecContext(ctx, "UPDATE hot SET v = ? WHERE id = ? AND v = ?", in.New, row, old)
+	switch {
+	case err == nil:
+		if done, err := res.RowsAffected(); err != nil || done == 1 {
+			h.add(client, in, call, err == nil)
+		}
+	case !refused(err):
+		h.add(client, in, call, false)
+	}
+	return err == nil
+}
+
+// cut waits until no client waits for an answer, has the rows read, and says whether
+// what was acknowledged since the last cut can have happened in some order.
+func (h *history) cut(read func() ([]int64, error)) error {
+	h.gate.Lock()
+	defer h.gate.Unlock()
+	final, err := read()
+	if err != nil {
+		return fmt.Errorf("read the hot rows: %w", err)
+	}
+	return h.check(final)
+}
+
+// check judges what was told since the last cut. final is what the rows are now.
+func (h *history) check(final []int64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	ops := h.ops
+	ops := mattering(h.ops, final)
 	for row, v := range final {
-		ops = append(ops, porcupine.Operation{ClientId: 1000 + row, Input: swap{Row: row, Old: v, Read: true}, Call: h.now(), Output: true, Return: h.now() + 1})
+		ops = append(ops,
+			porcupine.Operation{ClientId: 1000 + row, Input: swap{Row: row, New: h.start[row]}, Call: h.from - 2, Output: true, Return: h.from - 1},
+			porcupine.Operation{ClientId: 1000 + row, Input: swap{Row: row, Old: v, Read: true}, Call: h.now(), Output: true, Return: h.now() + 1})
 	}
-	text := fmt.Sprintf("%d compare-and-sets on %d rows acknowledged, %d of unknown outcome", len(h.ops)-h.unknown, hotRows, h.unknown)
-	switch porcupine.CheckOperationsTimeout(model, ops, checkBound) {
+	h.cuts++
+	if err := judged(porcupine.CheckOperationsTimeout(model, ops, checkBound)); err != nil {
+		return fmt.Errorf("compare-and-sets since the last of %d looks, %d to judge: %w", h.cuts, len(ops), err)
+	}
+	h.from = h.now()
+	h.ops = pending(h.ops, final, h.from)
+	copy(h.start[:], final)
+	return nil
+}
+
+func judged(r porcupine.CheckResult) error {
+	switch r {
 	case porcupine.Ok:
-		return text + ": linearizable", nil
+		return nil
 	case porcupine.Unknown:
-		return text + fmt.Sprintf(": not decided within %s", checkBound), nil
+		return fmt.Errorf("undecided within %s whether they are linearizable", checkBound)
 	}
-	return text, fmt.Errorf("%s: NOT linearizable", text)
+	return errors.New("NOT linearizable")
+}
+
+// value is one of a row: it is written once.
+type value struct {
+	row int
+	v   int64
+}
+
+func (s swap) before() value { return value{s.Row, s.Old} }
+func (s swap) after() value  { return value{s.Row, s.New} }
+
+// mattering leaves away swaps of unknown outcome that cannot have happened: nobody
+// saw their value and it is not there now, and no swap leads back from it. Each of
+// them would double what a search has to look at.
+func mattering(ops []porcupine.Operation, final []int64) (out []porcupine.Operation) {
+	seen := map[value]bool{}
+	for row, v := range final {
+		seen[value{row, v}] = true
+	}
+	makers := map[value][]porcupine.Operation{}
+	var left []value
+	for _, o := range ops {
+		in := o.Input.(swap)
+		if o.Output.(bool) {
+			out = append(out, o)
+			seen[in.before()] = true
+		} else {
+			makers[in.after()] = append(makers[in.after()], o)
+		}
+	}
+	left = slices.AppendSeq(left, maps.Keys(seen))
+	for len(left) > 0 {
+		v := left[0]
+		left = left[1:]
+		for _, o := range makers[v] {
+			out = append(out, o)
+			if b := o.Input.(swap).before(); !seen[b] {
+				seen[b] = true
+				left = append(left, b)
+			}
+		}
+		delete(makers, v)
+	}
+	return out
+}
+
+// pending are the swaps of unknown outcome that may happen yet, at from or later: a
+// server may still be at them. No value comes back, so they swap what is there now
+// or what another one of them would make of it.
+func pending(ops []porcupine.Operation, final []int64, from int64) (out []porcupine.Operation) {
+	now := map[value]bool{}
+	for row, v := range final {
+		now[value{row, v}] = true
+	}
+	unknown := slices.DeleteFunc(slices.Clone(ops), func(o porcupine.Operation) bool { return o.Output.(bool) })
+	for more := true; more; {
+		more = false
+		unknown = slices.DeleteFunc(unknown, func(o porcupine.Operation) bool {
+			in := o.Input.(swap)
+			if !now[in.before()] {
+				return false
+			}
+			o.Call, more = from, true
+			now[in.after()] = true
+			out = append(out, o)
+			return true
+		})
+	}
+	return out
+}
+
+// String tells what was judged.
+func (h *history) String() string {
+	return fmt.Sprintf("%d compare-and-sets on %d rows acknowledged, %d of unknown outcome: linearizable, looked at %d times", h.acked, hotRows, h.unknown, h.cuts)
 }
 
 // readHot reads the hot rows.
