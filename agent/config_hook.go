@@ -45,6 +45,11 @@ func (h *Hook) UnmarshalTOML(value any) error {
 	return fmt.Errorf("a hook is a list of strings, or one string for /bin/sh")
 }
 
+// leaveVIP says what to do instead.
+const leaveVIP = "an address that a hook puts on has no lifetime and stays with a host that may not serve. " +
+	"Remove that from the hook (or its script): the address is managed by its [[vip]]; to tell others use $HA_VIP. " +
+	"If another address is meant, write it out"
+
 func (c *Config) checkHooks(f *faults) {
 	for _, h := range []struct {
 		key  string
@@ -60,11 +65,14 @@ func (c *Config) checkHooks(f *faults) {
 		if _, err := exec.LookPath(h.argv[0]); err != nil {
 			f.add(h.key, "%s cannot be run: %s", h.argv[0], cause(err))
 		}
+		text := h.argv.text()
 		for _, a := range c.addresses() {
-			if slices.ContainsFunc(h.argv, func(word string) bool { return mentions(word, a.Addr) }) {
-				f.add(h.key, "names %s, which ha puts on and takes off itself: an address that a hook puts on has no lifetime "+
-					"and stays with a host that may not serve. Leave that to ha; to tell others use $HA_VIP", a.Addr)
+			if mentions(text, a.Addr) {
+				f.add(h.key, "names %s, which ha puts on and takes off itself: %s", a.Addr, leaveVIP)
 			}
+		}
+		if command := managesVIP(text); command != "" {
+			f.add(h.key, "%q manages the addresses of $HA_VIP, which ha puts on, announces and takes off itself: %s", command, leaveVIP)
 		}
 	}
 	if c.Hooks.Timeout < time.Second {

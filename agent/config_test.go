@@ -216,6 +216,18 @@ func TestValidate(t *testing.T) {
 			c.VIPs = []VIPConfig{{Address: "fd00::10"}}
 			c.Hooks.OnDemote = Hook{"/bin/true", "FD00:0::10/64"}
 		}, "hooks.on_demote: names fd00::10"},
+		{"a script that puts the address on", func(c *Config) {
+			c.VIPs = []VIPConfig{{Address: "10.0.0.10"}}
+			c.Hooks.OnPromote = Hook{writeFile(t, "vip.sh", "#!/bin/sh\nip a a 10.0.0.10/16 dev eth0\n", 0o700)}
+		}, "hooks.on_promote: names 10.0.0.10, which ha puts on"},
+		{"a script that has a use for $HA_VIP", func(c *Config) {
+			c.VIPs = []VIPConfig{{Address: "10.0.0.10"}}
+			c.Hooks.OnPromote = Hook{writeFile(t, "vip.sh", "#!/bin/sh\n# not: ip addr add 10.0.0.10 $HA_VIP\nnotify $HA_VIP\n", 0o700)}
+		}, ""},
+		{"a script that puts $HA_VIP on", func(c *Config) {
+			c.VIPs = []VIPConfig{{Address: "10.0.0.10"}}
+			c.Hooks.OnPromote = Hook{writeFile(t, "vip.sh", "#!/bin/sh\nfor v in $HA_VIP; do\n  ip addr replace $v/32 dev eth0\ndone\n", 0o700)}
+		}, "Remove that from the hook (or its script)"},
 		{"no such hook", func(c *Config) { c.Hooks.OnPromote = Hook{"/nonexistent/hook"} }, "hooks.on_promote: /nonexistent/hook cannot be run"},
 		{"a hook of a witness", func(c *Config) {
 			c.Witness, c.MySQL, c.Hooks.OnDemote = true, MySQLConfig{}, Hook{"/bin/true"}
