@@ -78,7 +78,7 @@ func (l *Lab) unregister() {
 func (l *Lab) dialName(name string) string { return fmt.Sprintf("lab%d-%s", l.number, name) }
 
 // DSN is how the application connects from a client to an address. An answer is
-// waited for that long.
+// waited for that long; 0: for ever.
 func (l *Lab) DSN(client, addr string, wait time.Duration) string {
 	return fmt.Sprintf("%s:%s@%s(%s:3306)/%s?timeout=%s&readTimeout=%s", sandbox.AppUser, sandbox.AppPassword, l.dialName(client), addr, sandbox.AppSchema, min(wait, time.Second), wait)
 }

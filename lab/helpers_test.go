@@ -140,6 +140,36 @@ func (s *scene) noVIP(name string, since time.Time) {
 // leaseOver is the lease, and what it may be late.
 const leaseOver = 6500 * time.Millisecond
 
+// patient has a client that bounds nothing wait for an answer through the virtual IP,
+// and gives when it was told that there will be none.
+func (s *scene) patient(client string) <-chan time.Time {
+	s.Helper()
+	db, err := sql.Open("mysql", s.DSN(client, lab.VIP, 0))
+	s.must(err)
+	ctx, stop := context.WithCancel(context.Background())
+	told := make(chan time.Time, 1)
+	s.Cleanup(func() { stop(); db.Close() })
+	c, err := db.Conn(ctx)
+	s.must(err)
+	go func() {
+		_, _ = c.ExecContext(ctx, "DO SLEEP(1000000)")
+		told <- time.Now()
+		c.Close()
+	}()
+	return told
+}
+
+// toldOff waits until such a client does not wait any more: when the lease is over.
+func (s *scene) toldOff(told <-chan time.Time, since time.Time) {
+	s.Helper()
+	select {
+	case at := <-told:
+		s.seen("a client that waits for ever was told after %s", at.Sub(since).Round(100*time.Millisecond))
+	case <-time.After(time.Until(since.Add(leaseOver + time.Second))):
+		s.Errorf("a client that was connected to the virtual IP on the old primary waits still")
+	}
+}
+
 // phase waits until the state is in it, as an agent sees it, and gives the node
 // that is or is to be the primary.
 func (s *scene) phase(want raftfsm.Phase, ask string) string {

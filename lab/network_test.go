@@ -26,10 +26,12 @@ func init() {
 			s.must(s.Grow(100, 20*time.Second))
 		}},
 		{name: "primary cut off from the others, not from clients", moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
+			waits := s.patient(s.Clients[1].Name)
 			at := time.Now()
 			s.must(s.Lose(both(st.Primary, s.others(st.Primary), 0)...))
 			s.takenOver(st.Primary, at, 20*time.Second)
 			s.closed(st.Primary, at)
+			s.toldOff(waits, at)
 			s.must(s.Grow(100, 20*time.Second))
 		}},
 		{name: "nobody hears the primary", moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {

@@ -7,6 +7,9 @@
 // that it never becomes the source of this host's own connections, and a /32 or
 // /128, so that it never goes with another address of its network.
 //
+// TCP connections to it are ended when it is taken off, which is a moment before the
+// kernel would do it: their clients would wait for ever.
+//
 // Whose lease it is and when it is over is decided elsewhere: see [Manager.Hold]
 // and [Manager.Drop]. CAP_NET_ADMIN and CAP_NET_RAW are all that is needed.
 package vip

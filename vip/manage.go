@@ -26,6 +26,9 @@ const (
 	listenOften = 5 * time.Millisecond
 	// askOften is how often a stranger is asked whether it is there still.
 	askOften = time.Second
+	// endEarly is how long before the kernel drops an address that is not renewed it
+	// is taken off here, with the connections to it.
+	endEarly = 200 * time.Millisecond
 	// strangerFor is how long a stranger is remembered that does not answer.
 	strangerFor = 5 * time.Second
 )
@@ -39,6 +42,7 @@ type address struct {
 	said   Status
 
 	on        bool
+	expires   time.Duration // the kernel drops it then; 0: unknown
 	since     time.Duration // this host has the role
 	contested time.Duration // until then an earlier holder may have it as well
 	speakAt   time.Duration // the next announcement and question
@@ -93,7 +97,8 @@ func (m *Manager) begin(a *address) {
 
 // putOn puts the address on or renews it.
 func (m *Manager) putOn(a *address) {
-	left := a.order.until - m.cfg.Boottime()
+	now := m.cfg.Boottime()
+	left := a.order.until - now
 	if left < shortest {
 		return // it goes by itself, or with the end of the lease
 	}
@@ -109,6 +114,7 @@ func (m *Manager) putOn(a *address) {
 	if a.failed = err; err != nil {
 		return
 	}
+	a.expires = now + left.Truncate(shortest)
 	if !a.on {
 		a.on = true
 		m.log.Info("virtual IP put on", "vip", a.Addr, "interface", a.link.name, "left", left.Round(time.Millisecond))
@@ -119,10 +125,19 @@ func (m *Manager) putOn(a *address) {
 	}
 }
 
-// takeOff takes the address off. Where that fails the next look tries again.
+// ending says that the kernel is about to drop the address.
+func (m *Manager) ending(a *address) bool {
+	return a.on && a.expires > 0 && m.cfg.Boottime() >= a.expires-endEarly
+}
+
+// takeOff ends the connections to the address and takes it off. Where that fails the next look tries again.
 func (m *Manager) takeOff(a *address) {
 	if !a.on {
 		return
+	}
+	ended, err := endSessions(a.Addr)
+	if err != nil { // a kernel without it, say
+		m.log.Debug("connections to the virtual IP not ended", "vip", a.Addr, "err", err)
 	}
 	e := *entry(a.Addr, 0)
 	e.LinkIndex = a.link.index
@@ -130,8 +145,8 @@ func (m *Manager) takeOff(a *address) {
 		m.log.Error("virtual IP not taken off: it goes when its lifetime is over", "vip", a.Addr, "interface", a.link.name, "err", err)
 		return
 	}
-	a.on = false
-	m.log.Info("virtual IP taken off", "vip", a.Addr, "interface", a.link.name)
+	a.on, a.expires = false, 0
+	m.log.Info("virtual IP taken off", "vip", a.Addr, "interface", a.link.name, "connections", ended)
 }
 
 // reconcile makes what is on this host what is wanted, whoever changed it.
@@ -179,6 +194,9 @@ func (m *Manager) announce() (next time.Duration) {
 	for _, a := range m.addresses {
 		now := m.cfg.Boottime()
 		m.listen(a, now)
+		if left := a.expires - endEarly - now; a.on && left > 0 {
+			next = min(next, left)
+		}
 		if a.order.want == yield && a.on {
 			next = min(next, listenOften)
 		}

@@ -256,6 +256,10 @@ func (m *Manager) obey() {
 			m.begin(a)
 		case a.order.want == hold && a.order.fresh && !a.refused:
 			m.putOn(a)
+		case m.ending(a) && a.order.want == hold && a.order.until-m.cfg.Boottime() >= shortest && !a.refused:
+			m.putOn(a) // what was cut off for being no whole second has become one
+		case m.ending(a) && a.order.want != unknown:
+			m.takeOff(a)
 		}
 	}
 	for _, w := range waiters {
