@@ -29,12 +29,13 @@ func readerOf(s *raftfsm.State, v *raftfsm.View) raftfsm.NodeID {
 	return best
 }
 
-// mayRead says that what a node's server shows is not older than that of an acker.
+// mayRead says that what a node's server shows is not older than that of an acker. One
+// whose connection is up and that hears nothing does not know how much it lags.
 func mayRead(s *raftfsm.State, n *raftfsm.NodeView) bool {
 	r := n.Report
 	_, copied := s.Rebuild(n.ID)
 	return n.ID != s.Primary && !copied && r != nil && n.Age <= s.Policy.DeadAfter && r.Mysqld == raftfsm.MysqldRunning &&
-		replicates(r.Replica) && r.Replica.Lag <= s.Policy.MaxAckerLag &&
+		replicates(r.Replica) && r.Replica.Silence < s.Policy.DeadAfter && r.Replica.Lag <= s.Policy.MaxAckerLag &&
 		(s.PrimaryUUID == "" || r.Replica.SourceUUID == s.PrimaryUUID)
 }
 

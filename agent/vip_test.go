@@ -80,6 +80,9 @@ func TestReaderOf(t *testing.T) {
 		{"or it does not receive", func(_ *raftfsm.State, v map[raftfsm.NodeID]*raftfsm.NodeView) {
 			v["n2"].Report.Replica.IORunning = false
 		}, "n3"},
+		{"or hears nothing from the primary", func(_ *raftfsm.State, v map[raftfsm.NodeID]*raftfsm.NodeView) {
+			v["n2"].Report.VIPs[0].Held, v["n2"].Report.Replica.Silence = true, 1500*time.Millisecond
+		}, "n3"},
 		{"or follows another", func(_ *raftfsm.State, v map[raftfsm.NodeID]*raftfsm.NodeView) {
 			v["n2"].Report.Replica.SourceUUID = uuid3
 		}, "n3"},
