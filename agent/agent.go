@@ -83,6 +83,9 @@ type Agent struct {
 	// "committed KIND" and "sending OP", "answered OP" where it coordinates,
 	// "stored OP" and "done OP" where it carries out. Tests die there.
 	Step func(step string)
+	// Whisper, if set before Run, is asked before gossip opens a stream to a peer: an
+	// error is that of the stream. Tests have peers called dead so.
+	Whisper func() error
 }
 
 // New checks the configuration and reads the secret; it starts nothing. Errors
@@ -268,6 +271,11 @@ func (a *Agent) startGossip(identity *wire.Identity) (stop func(), err error) {
 	meta := gossip.Meta{ID: string(a.id), Name: a.cfg.Name, Addr: a.cfg.Advertise, Cluster: a.cluster(), Version: a.version, Witness: a.cfg.Witness, MACs: a.macs()}
 	g, err := gossip.Start(gossip.Config{Meta: meta, Advertise: unmapped(addr.AddrPort()), Packets: a.wire.Packets(), Streams: a.wire.Gossip(),
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			if a.Whisper != nil {
+				if err := a.Whisper(); err != nil {
+					return nil, err
+				}
+			}
 			return wire.Dial(ctx, addr, wire.ProtoGossip, identity)
 		},
 		Key: wire.DeriveKeys(a.cfg.Secret).GossipKey(), Seeds: a.peers, Logger: a.log})

@@ -20,6 +20,8 @@ type fault struct {
 	name string
 	// quick ones are part of make test.
 	quick bool
+	// faulty ones need agents that die at a given step.
+	faulty bool
 	// before is done before times are measured. May be nil.
 	before func(s *scene, st api.Status)
 	// strike does it and puts it right again. What is still wrong with the network
@@ -123,7 +125,7 @@ func strikeAll(t *testing.T, group string) {
 
 // strike lets a fault happen and checks everything after it.
 func strike(t *testing.T, group string, f fault) {
-	s := newScene(t)
+	s := newSceneOf(t, f.faulty)
 	r := lab.Result{Group: group, Fault: f.name}
 	// Whatever happens, there is a row in the table, and the next fault has a lab
 	// that works.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -91,6 +92,17 @@ func (s *scene) freeze(host string, kinds ...string) (thaw func()) {
 	})
 	s.Cleanup(thaw)
 	return thaw
+}
+
+// count says how often the agents of all hosts have said it.
+func (s *scene) count(what string) (n int) {
+	s.Helper()
+	for _, h := range s.Hosts {
+		text, err := os.ReadFile(h.AgentLog())
+		s.must(err)
+		n += strings.Count(string(text), what)
+	}
+	return n
 }
 
 // both is packets lost between one host and others, both ways.

@@ -34,6 +34,8 @@ type Options struct {
 	Clients   int    // on the network
 	Dir       string // for logs and the binary; it stays
 	Mysqld    string
+	// Faulty: the agents are those of agent/sandbox/faulty, see [Lab.FaultFile].
+	Faulty bool
 	// Config is added to each agent's configuration.
 	Config string
 	// Progress is told what is being done. May be nil.
@@ -105,7 +107,10 @@ func (l *Lab) up(ctx context.Context, o Options) (err error) {
 	if err := os.MkdirAll(l.Dir, 0o700); err != nil {
 		return err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", l.Binary, "ha")
+	build := exec.CommandContext(ctx, "go", "build", "-o", l.Dir+"/", "ha")
+	if o.Faulty {
+		build.Args = append(build.Args, "ha/agent/sandbox/faulty")
+	}
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build ha: %w: %s", err, out)
@@ -165,6 +170,10 @@ func (l *Lab) addHost(ctx context.Context, o Options, i int) (err error) {
 		Env:   []string{"PATH=" + os.Getenv("PATH"), "HOME=/run", "TMPDIR=/run"},
 		Files: map[string]string{configFile: l.config(o, h), secretFile: l.secret + "\n"},
 	}
+	if o.Faulty {
+		h.boot.Agent[0] = filepath.Join(l.Dir, "faulty")
+		h.boot.Env = append(h.boot.Env, "HA_FAULT_FILE="+l.FaultFile())
+	}
 	if h.Witness {
 		return nil
 	}
@@ -202,6 +211,9 @@ func (l *Lab) config(o Options, h *Host) string {
 	}
 	return b.String() + o.Config
 }
+
+// FaultFile is what faulty agents look at: the step at which one of them is to die.
+func (l *Lab) FaultFile() string { return filepath.Join(l.Dir, "fault") }
 
 // Host finds a host by its name.
 func (l *Lab) Host(name string) (*Host, error) {

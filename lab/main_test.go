@@ -18,7 +18,10 @@ var (
 
 // shared is the lab that faults strike one after the other; a fault that leaves it
 // broken has the next one make another.
-var shared *lab.Lab
+var (
+	shared       *lab.Lab
+	sharedFaulty bool
+)
 
 // needLab skips the test where no lab can be.
 func needLab(t *testing.T) {
@@ -33,13 +36,22 @@ func needLab(t *testing.T) {
 
 func newScene(t *testing.T) *scene {
 	t.Helper()
+	return newSceneOf(t, false)
+}
+
+// newSceneOf makes one with the real agents, or with those that tests let die.
+func newSceneOf(t *testing.T, faulty bool) *scene {
+	t.Helper()
 	needLab(t)
+	if faulty != sharedFaulty {
+		endShared()
+	}
 	if shared == nil {
-		l, err := lab.Up(t.Context(), lab.Options{Hosts: 3, Clients: 2, Dir: labDir(), Mysqld: os.Getenv("HA_MYSQLD")})
+		l, err := lab.Up(t.Context(), lab.Options{Hosts: 3, Clients: 2, Dir: labDir(), Mysqld: os.Getenv("HA_MYSQLD"), Faulty: faulty})
 		if err != nil {
 			t.Fatal(err)
 		}
-		shared = l
+		shared, sharedFaulty = l, faulty
 		if current, err = l.NewScene(context.WithoutCancel(t.Context())); err != nil {
 			endShared()
 			t.Fatal(err)

@@ -2,6 +2,7 @@ package lab_test
 
 import (
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -120,9 +121,25 @@ func init() {
 				s.wait(time.Second)
 			}
 		}},
-		{name: "gossip calls healthy peers dead", direct: time.Second, vip: time.Second, strike: func(s *scene, _ api.Status) {
+		// Without packets memberlist asks through a stream: those are not opened either.
+		{name: "gossip calls healthy peers dead", faulty: true, direct: time.Second, vip: time.Second, strike: func(s *scene, _ api.Status) {
+			deaf := s.FaultFile() + ".deaf"
+			s.must(os.WriteFile(deaf, nil, 0o600))
+			defer os.Remove(deaf)
+			calls := s.count("gossip: peer does not answer")
 			s.must(s.Lose(lab.Loss{Port: agentPort, UDP: true}))
-			s.wait(12 * time.Second)
+			took := s.eventually(10*time.Second, "every agent calls both others dead", func() (bool, string) {
+				n := s.count("gossip: peer does not answer") - calls
+				return n >= 6, fmt.Sprint(n)
+			})
+			s.seen("every agent calls both others dead after %s", took.Round(100*time.Millisecond))
+			s.wait(10 * time.Second)
+			if n := s.count("gossip: peer is alive"); s.Heal() == nil && os.Remove(deaf) == nil {
+				s.eventually(10*time.Second, "and knows afterwards that they live", func() (bool, string) {
+					again := s.count("gossip: peer is alive") - n
+					return again >= 6, fmt.Sprint(again)
+				})
+			}
 		}},
 	}
 }

@@ -130,7 +130,6 @@ func init() {
 	}
 }
 
-// commandLine is that of the server of a host.
 // endLoser ends the mysqld that waits for another one's locks: of two that were
 // started at once, the one whose number is not in the file for it.
 func (s *scene) endLoser(host string, argv []string) {
@@ -163,6 +162,7 @@ func (s *scene) endLoser(host string, argv []string) {
 	})
 }
 
+// commandLine is that of the server of a host.
 func (s *scene) commandLine(host string) []string {
 	s.Helper()
 	pids := s.host(host).PIDs(lab.Mysqld)

@@ -5,7 +5,8 @@
 //
 // FILE holds a step (see [agent.Agent.Step]), or a step and "host": then mysqld dies
 // with its agent. Of several agents the first that gets there takes the file away,
-// leaves its name in FILE.taken, and dies.
+// leaves its name in FILE.taken, and dies. While there is a FILE.deaf, gossip opens no
+// streams: without packets too it calls every peer dead, and all else goes on.
 package main
 
 import (
@@ -52,7 +53,14 @@ func run(ctx context.Context) error {
 		return err
 	}
 	cfg.SetDefaults()
-	a.Step = fault(os.Getenv("HA_FAULT_FILE"), cfg)
+	file := os.Getenv("HA_FAULT_FILE")
+	a.Step = fault(file, cfg)
+	a.Whisper = func() error {
+		if _, err := os.Stat(file + ".deaf"); err == nil {
+			return errors.New("deaf")
+		}
+		return nil
+	}
 	if err := a.Run(ctx); err != nil && ctx.Err() == nil {
 		return err
 	}
