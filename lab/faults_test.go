@@ -29,6 +29,9 @@ type fault struct {
 	strike func(s *scene, before api.Status)
 	// moves says what becomes of the primary's role.
 	moves moves
+	// follows: the old primary has to follow within 10 s after the end of the fault,
+	// with its own data.
+	follows bool
 	// direct is the longest that writers which know all servers may wait; vip those
 	// that know the virtual IP. 0: not bounded.
 	direct, vip time.Duration
@@ -150,9 +153,14 @@ func strike(t *testing.T, group string, f fault) {
 	viaVIP := func(server string) bool { return server == lab.ViaVIP(s.Clients[1].Name) }
 	s.writes("writers that know all servers", s.Direct)
 	s.writes("writers through the virtual IP", viaVIP)
+	was := s.beforeCut(before)
 	at := time.Now()
 	f.strike(s, before)
 	s.must(s.Heal())
+	healed := time.Now()
+	if f.follows {
+		s.follows(before.Primary, healed)
+	}
 	for _, h := range s.Hosts {
 		s.must(h.On())
 	}
@@ -164,7 +172,12 @@ func strike(t *testing.T, group string, f fault) {
 	if well == 0 {
 		well = 20 * time.Second
 	}
+	checked := time.Now()
 	r.Verdict, err = s.Check(context.WithoutCancel(t.Context()), well)
+	r.Verdict.Healthy += checked.Sub(healed)
+	if f.follows {
+		s.notRebuilt(was)
+	}
 	after := r.Verdict.Status
 	if before.Primary != after.Primary {
 		s.seen("%s took over from %s, epoch %d to %d", after.Primary, before.Primary, before.Epoch, after.Epoch)

@@ -123,22 +123,6 @@ func replicas(st api.Status) (out []string) {
 	return out
 }
 
-// closed waits until a host that was cut off serves no more.
-func (s *scene) closed(name string, since time.Time) {
-	s.Helper()
-	h := s.host(name)
-	db := s.root(name)
-	s.eventually(time.Until(since.Add(leaseOver)), name+" is read-only and without virtual IP", func() (bool, string) {
-		var ro bool
-		if err := db.QueryRowContext(s.Context(), "SELECT @@global.super_read_only").Scan(&ro); err == nil && !ro {
-			return false, "writable"
-		}
-		has, err := h.Addresses()
-		return err == nil && !slices.Contains(has, lab.VIP), "virtual IP"
-	})
-	s.seen("the old primary closed after %s", time.Since(since).Round(100*time.Millisecond))
-}
-
 // noVIP waits until a host has lost the virtual IP with nobody's help.
 func (s *scene) noVIP(name string, since time.Time) {
 	s.Helper()
@@ -147,39 +131,6 @@ func (s *scene) noVIP(name string, since time.Time) {
 		return err == nil && !slices.Contains(has, lab.VIP), fmt.Sprint(has, err)
 	})
 	s.seen("virtual IP gone from there after %s", time.Since(since).Round(100*time.Millisecond))
-}
-
-// leaseOver is the lease, and what it may be late.
-const leaseOver = 6500 * time.Millisecond
-
-// patient has a client that bounds nothing wait for an answer through the virtual IP,
-// and gives when it was told that there will be none.
-func (s *scene) patient(client string) <-chan time.Time {
-	s.Helper()
-	db, err := sql.Open("mysql", s.DSN(client, lab.VIP, 0))
-	s.must(err)
-	ctx, stop := context.WithCancel(context.Background())
-	told := make(chan time.Time, 1)
-	s.Cleanup(func() { stop(); db.Close() })
-	c, err := db.Conn(ctx)
-	s.must(err)
-	go func() {
-		_, _ = c.ExecContext(ctx, "DO SLEEP(1000000)")
-		told <- time.Now()
-		c.Close()
-	}()
-	return told
-}
-
-// toldOff waits until such a client does not wait any more: when the lease is over.
-func (s *scene) toldOff(told <-chan time.Time, since time.Time) {
-	s.Helper()
-	select {
-	case at := <-told:
-		s.seen("a client that waits for ever was told after %s", at.Sub(since).Round(100*time.Millisecond))
-	case <-time.After(time.Until(since.Add(leaseOver + time.Second))):
-		s.Errorf("a client that was connected to the virtual IP on the old primary waits still")
-	}
 }
 
 // phase waits until the state is in it, as an agent sees it, and gives the node

@@ -19,33 +19,35 @@ const (
 
 func init() {
 	groups["Network"] = []fault{
-		{name: "primary cut off together with clients", quick: true, moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
+		{name: "primary cut off together with clients", quick: true, follows: true, moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
 			at := time.Now()
 			s.must(s.Split([]string{st.Primary, s.Clients[0].Name}))
 			s.takenOver(st.Primary, at, 20*time.Second)
-			s.closed(st.Primary, at)
+			closed := s.closed(st.Primary, at)
 			s.must(s.Grow(100, 20*time.Second))
+			s.silent(st.Primary, closed, s.Clients[0])
 		}},
-		{name: "primary cut off from the others, not from clients", moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
+		{name: "primary cut off from the others, not from clients", follows: true, moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
 			waits := s.patient(s.Clients[1].Name)
 			at := time.Now()
 			s.must(s.Lose(both(st.Primary, s.others(st.Primary), 0)...))
 			s.takenOver(st.Primary, at, 20*time.Second)
-			s.closed(st.Primary, at)
+			closed := s.closed(st.Primary, at)
 			s.toldOff(waits, at)
 			s.must(s.Grow(100, 20*time.Second))
+			s.silent(st.Primary, closed)
 		}},
-		{name: "nobody hears the primary", moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
+		{name: "nobody hears the primary", follows: true, moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
 			at := time.Now()
 			s.must(s.Lose(lab.Loss{From: st.Primary, To: s.others(st.Primary)[0]}, lab.Loss{From: st.Primary, To: s.others(st.Primary)[1]}))
 			s.takenOver(st.Primary, at, 20*time.Second)
-			s.closed(st.Primary, at)
+			s.silent(st.Primary, s.closed(st.Primary, at))
 		}},
-		{name: "the primary hears nobody", moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
+		{name: "the primary hears nobody", follows: true, moves: moved, direct: 8 * time.Second, strike: func(s *scene, st api.Status) {
 			at := time.Now()
 			s.must(s.Lose(lab.Loss{To: st.Primary}))
 			s.takenOver(st.Primary, at, 20*time.Second)
-			s.closed(st.Primary, at)
+			s.silent(st.Primary, s.closed(st.Primary, at))
 		}},
 		// Nobody tells the primary that its replicas' connections are gone; they
 		// themselves hear no more.
@@ -63,11 +65,12 @@ func init() {
 			s.must(s.Lose(both(st.Primary, s.others(st.Primary), agentPort)...))
 			s.wait(3 * time.Second)
 		}, direct: time.Second, vip: time.Second},
-		{name: "agents cut off while replicas stream", moves: moved, direct: 4 * time.Second, strike: func(s *scene, st api.Status) {
+		{name: "agents cut off while replicas stream", follows: true, moves: moved, direct: 4 * time.Second, strike: func(s *scene, st api.Status) {
 			at := time.Now()
 			s.must(s.Lose(both(st.Primary, s.others(st.Primary), agentPort)...))
-			s.closed(st.Primary, at)
+			closed := s.closed(st.Primary, at)
 			s.takenOver(st.Primary, at, 20*time.Second)
+			s.silent(st.Primary, closed)
 		}},
 		{name: "the coordinator cut off", direct: 3 * time.Second, vip: 3 * time.Second, strike: func(s *scene, st api.Status) {
 			s.must(s.Isolate(st.Coordinator))
