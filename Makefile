@@ -85,8 +85,8 @@ lab-all: deps ## every fault of hosts, networks, disks and replication, or those
 	go test ./lab -count=1 -v -timeout 3h -run '^Test(NothingStays|Process|Network|Disk|Replication|Copies)$$/($(FAULT))' -args -all -table $(CURDIR)/docs/FAULTS.md
 
 MINUTES ?= 30
-chaos: deps ## MINUTES (30) of faults by chance from SEED (1), on 3 and 5 hosts and on 2 with a witness (root)
-	go run ./lab/chaos -minutes $(MINUTES) -seed $(SEED)
+chaos: deps ## MINUTES (30) of faults by chance from SEED (1), on 3 and 5 hosts and on 2 with a witness (root); writes artifacts/chaos-SEED.md
+	go run ./lab/chaos -minutes $(MINUTES) -seed $(SEED) -report artifacts/chaos-$(SEED).md
 
 stress: deps ## MINUTES (30) of busy processors, lost packets and stopped agents: nothing is failed over (root)
 	go test ./lab -count=1 -v -timeout 3h -run '^TestStress$$' -args -stress $(MINUTES)m

@@ -109,20 +109,15 @@ func measure(ctx context.Context, l *lab.Lab, rounds int) error {
 	defer w.Stop()
 	var errs []error
 	for _, e := range events {
-		var gaps []time.Duration
+		var all, each []time.Duration
 		for range rounds {
-			gap, err := once(ctx, l, w, e)
+			gap, worst, err := once(ctx, l, w, e)
 			if err != nil {
 				return fmt.Errorf("%s: %w", e.name, err)
 			}
-			gaps = append(gaps, gap)
+			all, each = append(all, gap), append(each, worst)
 		}
-		p50, worst := stage.Percentile(gaps, 50), stage.Percentile(gaps, 100)
-		fmt.Printf("%s: %d times, clients of the virtual IP waited p50 %d ms p95 %d ms max %d ms\n", e.name, rounds,
-			p50.Milliseconds(), stage.Percentile(gaps, 95).Milliseconds(), worst.Milliseconds())
-		if p50 > e.wantP50 || e.wantMax > 0 && worst > e.wantMax {
-			errs = append(errs, fmt.Errorf("%s: too slow: p50 at most %s, max at most %s (0s: any)", e.name, e.wantP50, e.wantMax))
-		}
+		errs = append(errs, e.judge("all clients of the virtual IP", all), e.judge("the one of them that waited longest", each))
 	}
 	v, err := load.Check(ctx, servers, w.Stop(), -1, bound)
 	fmt.Println(v)
@@ -132,29 +127,41 @@ func measure(ctx context.Context, l *lab.Lab, rounds int) error {
 	return errors.Join(append(errs, err)...)
 }
 
+// judge prints how long clients waited and compares that with what is promised.
+func (e event) judge(who string, gaps []time.Duration) error {
+	p50, worst := stage.Percentile(gaps, 50), stage.Percentile(gaps, 100)
+	fmt.Printf("%s: %d times, %s: p50 %d ms p95 %d ms max %d ms\n", e.name, len(gaps), who,
+		p50.Milliseconds(), stage.Percentile(gaps, 95).Milliseconds(), worst.Milliseconds())
+	if p50 > e.wantP50 || e.wantMax > 0 && worst > e.wantMax {
+		return fmt.Errorf("%s: %s: too slow: p50 at most %s, max at most %s (0s: any)", e.name, who, e.wantP50, e.wantMax)
+	}
+	return nil
+}
+
 // once has it happen to a healthy cluster and gives the longest time without an
-// acknowledged row around it.
-func once(ctx context.Context, l *lab.Lab, w *load.Load, e event) (time.Duration, error) {
+// acknowledged row around it: of all clients, and of the one that waited longest.
+func once(ctx context.Context, l *lab.Lab, w *load.Load, e event) (gap, worst time.Duration, err error) {
 	st, err := l.AwaitHealthy(ctx, bound)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	h, err := l.Host(st.Primary)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	at := time.Now()
 	if err := e.do(ctx, h); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if err := resumed(ctx, l, w, st.Primary); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	gap := load.Gap(w.Acks(), at.Add(-100*time.Millisecond), time.Now())
-	return gap, h.On()
+	acks, from, to := w.Acks(), at.Add(-100*time.Millisecond), time.Now()
+	return load.Gap(acks, from, to), load.WorstWriter(acks, from, to), h.On()
 }
 
-// resumed waits until there is another primary and clients write for a while.
+// resumed waits until there is another primary and every client writes for a while:
+// one that waits still would have no end of its gap.
 func resumed(ctx context.Context, l *lab.Lab, w *load.Load, old string) error {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
@@ -171,7 +178,13 @@ func resumed(ctx context.Context, l *lab.Lab, w *load.Load, old string) error {
 			}
 			continue
 		}
-		if acks := w.Acks(); len(acks) > 0 && acks[len(acks)-1].At.Sub(moved) > after {
+		writing := map[string]bool{}
+		for _, a := range w.Acks() {
+			if a.At.Sub(moved) > after {
+				writing[a.Server] = true
+			}
+		}
+		if len(writing) == len(l.Clients) {
 			return nil
 		}
 	}

@@ -9,8 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -44,14 +42,13 @@ type chaos struct {
 	clients sync.WaitGroup
 	stop    context.CancelFunc
 
-	outages map[string][]time.Duration // through the VIP, by kind
+	outages []outage
 	strikes int
 	rows    int
 }
 
 func newChaos(ctx context.Context, l layout, seed uint64, mysqld, keep string) (*chaos, error) {
-	c := &chaos{layout: l, seed: seed, rand: rand.New(rand.NewPCG(seed, 2)), dir: keep, kept: keep != "",
-		outages: make(map[string][]time.Duration), stop: func() {}}
+	c := &chaos{layout: l, seed: seed, rand: rand.New(rand.NewPCG(seed, 2)), dir: keep, kept: keep != "", stop: func() {}}
 	var err error
 	if c.dir == "" {
 		if c.dir, err = os.MkdirTemp("", "ha-chaos-"); err != nil {
@@ -172,7 +169,7 @@ func (c *chaos) round(ctx context.Context, s strike) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.name(), err)
 	}
-	c.outages[s.name()] = append(c.outages[s.name()], gap)
+	c.outages = append(c.outages, outage{s, gap})
 	c.rows += v.Rows.Acked
 	fmt.Printf("%3d %-80s %5.1f s, %s → %s, VIP out for %s; %s; %s\n", c.strikes, s.name(), struck.Seconds(), st.Primary, v.Status.Primary,
 		gap.Round(time.Millisecond), v.Rows, c.watch.since())
@@ -280,20 +277,4 @@ func (c *chaos) keepLogs() {
 			}
 		}
 	}
-}
-
-// report is a table of the outages.
-func (c *chaos) report(seed uint64) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s, seed %d: %d blows, %d rows acknowledged, none lost; %s\n\n| blow | times | through VIP, p50 | max |\n|---|---|---|---|\n", c.layout.name, seed, c.strikes, c.rows, &c.history)
-	names := make([]string, 0, len(c.outages))
-	for name := range c.outages {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		out := slices.Sorted(slices.Values(c.outages[name]))
-		fmt.Fprintf(&b, "| %s | %d | %s | %s |\n", name, len(out), out[len(out)/2].Round(time.Millisecond), out[len(out)-1].Round(time.Millisecond))
-	}
-	return b.String()
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"math"
 	"strings"
 	"testing"
@@ -40,6 +41,26 @@ func TestSequence(t *testing.T) {
 	}
 	if c := sequence(8); c() == sequence(7)() {
 		t.Error("another seed begins in the same way") // 1 in 600; not with these
+	}
+}
+
+// The report has each blow once, with what it took alone and with others.
+func TestReport(t *testing.T) {
+	a, b := &blow{name: "a"}, &blow{name: "b"}
+	got := tables([]outage{
+		{strike{first: a}, time.Second}, {strike{first: a}, 3 * time.Second}, {strike{first: a}, 2 * time.Second},
+		{strike{first: b, second: a}, 9 * time.Second}, {strike{first: b, second: b}, 4 * time.Second},
+	})
+	for _, want := range []string{
+		"| a | 3 | 2s | 3s | 1 | 9s | 9s |", "| b | 0 | – | – | 2 | 4s | 9s |", "| b + a | 1 | 9s | 9s |", "| b + b | 1 | 4s | 4s |",
+	} {
+		if !strings.Contains(got, want+"\n") {
+			t.Errorf("%q is missing in\n%s", want, got)
+		}
+	}
+	c := chaos{layout: layouts[0]}
+	if text := c.report(1, errors.New("a row lost")); !strings.Contains(text, "FAILED**: a row lost") || strings.Contains(text, "none lost") {
+		t.Errorf("of one that failed: %s", text)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -66,27 +67,34 @@ func run(ctx context.Context) error {
 	}
 	total := time.Duration(*minutes * float64(time.Minute))
 	fmt.Printf("chaos: seed %d, %s, %d layouts\n", *seed, total, len(chosen))
-	var out strings.Builder
 	var errs []error
+	out := fmt.Sprintf("# Chaos of seed %d, %s\n", *seed, total)
 	for i, l := range chosen {
 		c, err := newChaos(ctx, l, *seed+uint64(i)*1_000_003, *mysqld, *keep)
 		if err == nil {
 			err = c.play(ctx, total/time.Duration(len(chosen)))
-			out.WriteString(c.report(*seed))
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w (seed %d)", l.name, err, *seed))
 		}
 		if c != nil {
 			c.end(err != nil)
+			out += c.report(*seed, err)
 		}
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			break
 		}
 	}
-	fmt.Print(out.String())
+	fmt.Print(out)
 	if *report != "" {
-		errs = append(errs, os.WriteFile(*report, []byte(out.String()), 0o644)) //nolint:gosec // a report
+		errs = append(errs, write(*report, out))
 	}
 	return errors.Join(errs...)
+}
+
+func write(path, text string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // for people
+		return err
+	}
+	return os.WriteFile(path, []byte(text), 0o644) //nolint:gosec // a report
 }
