@@ -16,24 +16,36 @@ import (
 	"ha/lab"
 )
 
-// child makes a small lab, names the processes of its hosts, and ends as it is
-// told. It is this test program, started again by TestNothingStays.
+// child makes a scratch directory, a busy loop and (for TestNothingStays) a small lab,
+// names the directory and the processes, and ends as it is told. It is this test
+// program, started again.
 func child(how string) {
-	dir, err := os.MkdirTemp("", "ha-lab-")
+	dir, err := lab.Scratch()
 	if err != nil {
 		panic(err)
+	}
+	pids, _, err := lab.Busy(2)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Print(dir)
+	for _, pid := range pids {
+		fmt.Print(" ", pid)
+	}
+	if how == "no lab" {
+		fmt.Println()
+		select {}
 	}
 	l, err := lab.Up(context.Background(), lab.Options{Hosts: 1, Clients: 1, Dir: dir, Mysqld: os.Getenv("HA_MYSQLD")})
 	if err != nil {
 		panic(err)
 	}
-	_ = os.RemoveAll(dir) // it stays otherwise: it has the logs
 	for _, h := range l.Hosts {
 		if err := h.Freeze(lab.MySQLDisk); err != nil { // what dies worst
 			panic(err)
 		}
 		for _, pid := range h.PIDs("") {
-			fmt.Print(pid, " ")
+			fmt.Print(" ", pid)
 		}
 	}
 	fmt.Println()
@@ -75,21 +87,83 @@ func TestNothingStays(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = cmd.Wait()
-			pids := strings.Fields(line)
-			if len(pids) < 2 {
-				t.Errorf("the lab had the processes %q", line)
-			}
-			for end := time.Now().Add(20 * time.Second); ; {
-				left := remains(cmd.Process.Pid, pids)
-				if left == "" {
-					break
-				}
-				if time.Now().After(end) {
-					t.Fatalf("still there: %s", left)
-				}
-				<-time.After(50 * time.Millisecond)
-			}
+			swept(t, cmd.Process.Pid, strings.Fields(line), 2+2)
 		})
+	}
+}
+
+// swept waits until nothing is left of a process that had a directory and at least
+// that many processes.
+func swept(t *testing.T, maker int, had []string, least int) {
+	t.Helper()
+	dir, pids := had[0], had[1:]
+	if len(pids) < least {
+		t.Errorf("it had the processes %q", pids)
+	}
+	for end := time.Now().Add(20 * time.Second); ; {
+		left := remains(maker, pids)
+		if left == "" {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("still there: %s", left)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	next, err := lab.Scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(next)
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("still there: %s (%v)", dir, err)
+	}
+}
+
+// The same without a lab. Directories of those who live stay, and what is to be kept.
+func TestScratchAndLoops(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	kept, err := lab.Scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := lab.Scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lab.Keep(kept)
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=none")
+	cmd.Env = append(os.Environ(), "HA_LAB_CHILD=no lab")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	had := strings.Fields(line)
+	if left := remains(cmd.Process.Pid, had[1:]); left == "" {
+		t.Error("no loop runs")
+	}
+	if next, err := lab.Scratch(); err != nil || os.RemoveAll(next) != nil {
+		t.Error(err)
+	}
+	for _, dir := range []string{had[0], own, kept} {
+		if _, err := os.Stat(dir); err != nil {
+			t.Errorf("gone while its owner lives: %v", err)
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	swept(t, cmd.Process.Pid, had, 2)
+	if _, err := os.Stat(kept); err != nil {
+		t.Errorf("not kept: %v", err)
 	}
 }
 

@@ -91,7 +91,7 @@ func TestMain(m *testing.M) {
 
 func run(m *testing.M) int {
 	var err error
-	if scratch, err = os.MkdirTemp("", "ha-lab-"); err != nil {
+	if scratch, err = lab.Scratch(); err != nil {
 		panic(err)
 	}
 	defer os.RemoveAll(scratch)

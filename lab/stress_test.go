@@ -4,10 +4,7 @@ import (
 	"context"
 	"flag"
 	"math/rand/v2"
-	"os/exec"
 	"runtime"
-	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
@@ -59,14 +56,7 @@ func TestStress(t *testing.T) {
 // busy runs loops until the test's end.
 func (s *scene) busy(n int) {
 	s.Helper()
-	for range n {
-		// It ends by itself should this process not be able to end it.
-		cmd := exec.Command("timeout", strconv.Itoa(int(stress.Seconds())+300), "sh", "-c", "while :; do :; done")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		s.must(cmd.Start())
-		s.Cleanup(func() {
-			_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
-			_ = cmd.Wait()
-		})
-	}
+	_, stop, err := lab.Busy(n)
+	s.Cleanup(stop)
+	s.must(err)
 }

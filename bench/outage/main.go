@@ -78,7 +78,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "ha-lab-")
+	dir, err := lab.Scratch()
 	if err != nil {
 		return err
 	}

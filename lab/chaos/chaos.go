@@ -51,7 +51,7 @@ func newChaos(ctx context.Context, l layout, seed uint64, mysqld, keep string) (
 	c := &chaos{layout: l, seed: seed, rand: rand.New(rand.NewPCG(seed, 2)), dir: keep, kept: keep != "", stop: func() {}}
 	var err error
 	if c.dir == "" {
-		if c.dir, err = os.MkdirTemp("", "ha-chaos-"); err != nil {
+		if c.dir, err = lab.Scratch(); err != nil {
 			return nil, err
 		}
 	}
@@ -259,6 +259,7 @@ func (c *chaos) end(failed bool) {
 	}
 	switch {
 	case failed:
+		lab.Keep(c.dir)
 		fmt.Printf("logs and binary logs are in %s\n", c.dir)
 	case !c.kept:
 		_ = os.RemoveAll(c.dir)

@@ -44,7 +44,7 @@ func run(ctx context.Context, o lab.Options) error {
 	if o.Mysqld, err = sandbox.FindMysqld("", here); err != nil {
 		return err
 	}
-	if o.Dir, err = os.MkdirTemp("", "ha-lab-"); err != nil {
+	if o.Dir, err = lab.Scratch(); err != nil {
 		return err
 	}
 	defer os.RemoveAll(o.Dir)
