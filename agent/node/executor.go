@@ -18,7 +18,7 @@ type executor struct {
 	turn chan struct{} // holds one value while an order is being carried out
 
 	mu     sync.Mutex
-	token  raftfsm.Token // of the newest order, whose contexts are ended by cancel
+	token  raftfsm.Token // of the newest order, whose contexts are ended by cancel; none yet: what the first one ends
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 }
@@ -139,10 +139,8 @@ func (n *Node) admit(ctx context.Context, o raftfsm.Order) (context.Context, fun
 	case verdict == Stale:
 		e.mu.Unlock()
 		return nil, nil, refuse(raftfsm.CodeStaleToken, "token %s: %s was given already", o.Token, n.tokens.Now().Token)
-	case e.cancel == nil || e.token != o.Token:
-		if e.cancel != nil {
-			e.cancel(errSuperseded)
-		}
+	case e.token != o.Token:
+		e.cancel(errSuperseded)
 		e.token = o.Token
 		e.ctx, e.cancel = context.WithCancelCause(context.Background())
 	}
@@ -241,7 +239,7 @@ func (n *Node) tidyPrimary(ctx context.Context) error {
 	n.exec.mu.Lock()
 	newest := n.exec.ctx
 	n.exec.mu.Unlock()
-	if newest == nil || n.tokens.Now().Role != RolePrimary {
+	if n.tokens.Now().Role != RolePrimary {
 		return nil
 	}
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -179,6 +179,25 @@ func TestStartUp(t *testing.T) {
 	}
 }
 
+// One that is killed before it has tidied up after a promotion does it in its next
+// life, though nobody orders anything.
+func TestRestartTidiesUp(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.up()
+		b.mustOrder(raftfsm.Order{Token: tok(1, 5, 1), Op: raftfsm.OpFollow, Source: source("n2"), Ack: true})
+		b.lead(1)
+		b.end()
+		if b.md.did("ResetReplica") {
+			t.Fatal("it had the time to")
+		}
+		b.md.forget()
+		b.begin()
+		b.within(2*time.Second, "the channel and the flag are gone", func() bool {
+			return b.md.did("ResetReplica") && b.md.did("SetReplicaAck-false")
+		})
+	})
+}
+
 // An agent that is killed and started again goes on under the lease it held.
 func TestRestartKeepsTheLease(t *testing.T) {
 	inBubble(t, func(b *bench) {

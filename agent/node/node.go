@@ -170,6 +170,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, errors.Join(err, n.tokens.Close())
 	}
 	n.exec.turn = make(chan struct{}, 1)
+	n.exec.ctx, n.exec.cancel = context.WithCancelCause(context.Background())
 	n.sup.init()
 	n.obs.init()
 	n.fence.init()
