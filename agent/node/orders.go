@@ -248,6 +248,10 @@ func (n *Node) follow(ctx context.Context, o raftfsm.Order) error {
 	if o.Source == nil {
 		return refuse(raftfsm.CodeFailed, "the order names no source")
 	}
+	if n.tokens.Now().Role == RolePrimary && !n.isUp() {
+		// To start it would make its last rows its own, which may be cut off before (R9).
+		return refuse(raftfsm.CodeFailed, "mysqld of a former primary is down: it is started by an order of its own")
+	}
 	if err := n.ensureUp(ctx); err != nil {
 		return err
 	}
