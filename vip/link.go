@@ -5,7 +5,10 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -76,7 +79,24 @@ func usable(a Address, l netlink.Link) (link, error) {
 	if at.Flags&net.FlagLoopback != 0 || len(at.HardwareAddr) != len(everybody) {
 		return link{}, fault(CodeInterface, "name an Ethernet interface", "%s cannot be on %s: an address is announced there by Ethernet frames", a.Addr, at.Name)
 	}
+	if a.Addr.Is6() {
+		if off, hint := noIPv6(at.Name); off {
+			return link{}, fault(CodeInterface, hint, "%s cannot be on %s: IPv6 is switched off there", a.Addr, at.Name)
+		}
+	}
 	return link{at.Index, at.Name, at.HardwareAddr}, nil
+}
+
+// noIPv6 says that a link takes no IPv6 address, and what to do.
+func noIPv6(name string) (off bool, hint string) {
+	const sysctls = "/proc/sys/net"
+	text, err := os.ReadFile(filepath.Join(sysctls, "ipv6/conf", name, "disable_ipv6"))
+	if err != nil {
+		_, err := os.Stat(sysctls) // else nothing can be said
+		_, none := os.Stat(filepath.Join(sysctls, "ipv6"))
+		return err == nil && os.IsNotExist(none), "boot without ipv6.disable=1, or take the address away"
+	}
+	return strings.TrimSpace(string(text)) == "1", "sysctl net/ipv6/conf/" + name + "/disable_ipv6=0, or take the address away"
 }
 
 // indexFor chooses the link whose network holds the address, the smallest network

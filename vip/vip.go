@@ -1,10 +1,12 @@
 package vip
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,6 +78,7 @@ type Manager struct {
 	orders  map[Role]order
 	waiters []chan struct{} // closed when a pass that began later was made
 	told    []Status
+	macs    []net.HardwareAddr // of the links, each once; what is in it is not changed
 }
 
 // Open finds the interfaces and opens the sockets for them. Whatever keeps the
@@ -140,15 +143,9 @@ func (m *Manager) Close() {
 
 // MACs are the link-layer addresses that this host's addresses are announced with.
 func (m *Manager) MACs() []net.HardwareAddr {
-	var out []net.HardwareAddr
-	seen := make(map[string]bool)
-	for _, c := range m.addresses {
-		if mac := c.link.mac; !seen[mac.String()] {
-			seen[mac.String()] = true
-			out = append(out, mac)
-		}
-	}
-	return out
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]net.HardwareAddr(nil), m.macs...)
 }
 
 // Hold says that this host has the role until that time on the boottime clock: not
@@ -270,7 +267,11 @@ func (m *Manager) obey() {
 // tell publishes how it is, and calls Changed where that is news.
 func (m *Manager) tell() {
 	var told, news []Status
+	var macs []net.HardwareAddr
 	for _, a := range m.addresses {
+		if !slices.ContainsFunc(macs, func(mac net.HardwareAddr) bool { return bytes.Equal(mac, a.link.mac) }) {
+			macs = append(macs, a.link.mac)
+		}
 		s := a.status()
 		told = append(told, s)
 		if a.said != s {
@@ -281,7 +282,7 @@ func (m *Manager) tell() {
 		}
 	}
 	m.mu.Lock()
-	m.told = told
+	m.told, m.macs = told, macs
 	m.mu.Unlock()
 	for _, s := range news {
 		if m.cfg.Changed != nil {

@@ -124,6 +124,10 @@ func TestReconcile(t *testing.T) {
 	h.mislead(t, vip4)
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 0x42}
 	must(t, h.here.LinkSetHardwareAddr(l, mac))
+	within(t, 3*time.Second, "other agents are told", func() bool { // gossip asks from its own goroutine
+		macs := m.MACs()
+		return len(macs) == 1 && macs[0].String() == mac.String()
+	})
 	within(t, 3*time.Second, "the peer knows the new link-layer address", func() bool { return h.believes(t, vip4) == mac.String() })
 }
 
@@ -383,6 +387,25 @@ func TestOpenRefuses(t *testing.T) {
 		}
 		if got != c.want {
 			t.Errorf("%s on %q: %s (%v), want %s", c.addr, c.dev, got, err, c.want)
+		}
+	}
+}
+
+// An IPv6 address is refused where IPv6 is switched off.
+func TestOpenWithoutIPv6(t *testing.T) {
+	twoHosts(t)
+	sysctl := "/proc/sys/net/ipv6/conf/" + cable + "/disable_ipv6"
+	for _, off := range []bool{true, false} {
+		must(t, os.WriteFile(sysctl, []byte(map[bool]string{true: "1", false: "0"}[off]), 0))
+		for _, addr := range []netip.Addr{vip4, vip6} {
+			m, err := Open(Config{Addresses: []Address{{Addr: addr, Interface: cable, Role: Primary}}})
+			var e *Error
+			if refused := errors.As(err, &e) && e.Code == CodeInterface && e.Hint != ""; refused != (off && addr.Is6()) || err != nil && !refused {
+				t.Errorf("IPv6 off: %v, %s: %v", off, addr, err)
+			}
+			if err == nil {
+				m.Close()
+			}
 		}
 	}
 }
