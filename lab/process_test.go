@@ -18,7 +18,7 @@ import (
 func TestProcess(t *testing.T) { strikeAll(t, "Process") }
 
 func init() {
-	groups["Process"] = []fault{
+	groups["Process"] = append([]fault{
 		// Its agent has it back within 2 s.
 		{name: "mysqld of the primary killed", quick: true, moves: moved, direct: 2 * time.Second, vip: 2 * time.Second, strike: func(s *scene, st api.Status) {
 			at := time.Now()
@@ -127,7 +127,7 @@ func init() {
 			s.kill(s.replica(st).Name, lab.Agent)
 			s.takenOver(st.Primary, at, 20*time.Second)
 		}},
-	}
+	}, phaseFaults...)
 }
 
 // endLoser ends the mysqld that waits for another one's locks: of two that were
