@@ -271,15 +271,15 @@ func (l *Lab) Down() {
 	}
 }
 
-// eventually tries until there is no error.
+// eventually tries until there is no error, or one that says that nobody waits.
 func eventually(bound time.Duration, try func() error) error {
 	end := time.Now().Add(bound)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		err := try()
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, context.Canceled) {
+			return err
 		}
 		if time.Now().After(end) {
 			return fmt.Errorf("not within %s: %w", bound, err)

@@ -182,3 +182,14 @@ func remains(maker int, pids []string) string {
 	}
 	return ""
 }
+
+// Ctrl-C ends the wait for a cluster that is not well, so that there is time to take
+// the hosts away.
+func TestCancelEndsTheWait(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	began := time.Now()
+	if _, err := (&lab.Lab{}).AwaitHealthy(ctx, 5*time.Second); err == nil || time.Since(began) > time.Second {
+		t.Errorf("%v after %s", err, time.Since(began))
+	}
+}

@@ -147,7 +147,7 @@ func (c *chaos) round(ctx context.Context, s strike) error {
 	if err != nil {
 		return err
 	}
-	if err := c.written(); err != nil { // else an outage would have no beginning
+	if err := c.written(ctx); err != nil { // else an outage would have no beginning
 		return err
 	}
 	c.strikes++
@@ -159,7 +159,7 @@ func (c *chaos) round(ctx context.Context, s strike) error {
 		return fmt.Errorf("%s: %w", s.name(), err)
 	}
 	_, err = c.lab.AwaitHealthy(ctx, wellBound) // with the load on
-	gerr := c.written()                         // what has not ended would not be counted
+	gerr := c.written(ctx)                      // what has not ended would not be counted
 	gap := load.Gap(c.viaVIP(), began, time.Now())
 	v, verr := c.scene.Check(ctx, wellBound)
 	err = errors.Join(err, gerr, verr)
@@ -185,11 +185,14 @@ func (c *chaos) viaVIP() []load.Ack {
 }
 
 // written waits until clients of the virtual IP write.
-func (c *chaos) written() error {
+func (c *chaos) written(ctx context.Context) error {
 	from := time.Now()
 	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C {
 		if acks := c.viaVIP(); len(acks) > 0 && acks[len(acks)-1].At.After(from) {
 			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		if time.Since(from) > writeBound {
 			return fmt.Errorf("nobody writes through the virtual IP, %s after all was well", writeBound)

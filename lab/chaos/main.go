@@ -78,7 +78,7 @@ func run(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("%s: %w (seed %d)", l.name, err, *seed))
 		}
 		if c != nil {
-			c.end(err != nil)
+			c.end(err != nil && ctx.Err() == nil)
 			out += c.report(*seed, err)
 		}
 		if ctx.Err() != nil {
