@@ -50,7 +50,7 @@ demo: build ## a cluster on this machine that loses its primary before your eyes
 bench-failover: deps ## how long clients wait when the primary dies
 	go run ./bench/failover
 
-bench-switchover: deps ## how long clients wait when the primary is switched over
+bench-switchover: deps ## how long clients wait when the primary is switched over, beside a script
 	go run ./bench/switchover
 
 bench-vip: deps ## how long clients of the virtual IP wait, from hosts of their own (root)

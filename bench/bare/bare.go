@@ -1,4 +1,7 @@
-package main
+// Package bare is what a script could do at best with three semi-synchronous
+// servers: no agents, no agreement, nothing recorded; open connections, a pidfd, and
+// steps in parallel. It is the floor that ha is compared with, not something to use.
+package bare
 
 import (
 	"context"
@@ -22,77 +25,43 @@ import (
 	"ha/bench/load"
 )
 
-// bare is what a script could do at best: three semi-synchronous servers, no
-// agents, no agreement, nothing recorded; open connections, a pidfd, and steps in
-// parallel. It is the floor that ha is compared with, not something to use.
-type bare struct {
-	dir     string
-	mysqld  string
-	servers []*bareServer
+// attachBound is how long a replica may take to attach.
+const attachBound = 10 * time.Second
+
+// Cluster is three servers; the first of them is the primary at the beginning.
+type Cluster struct {
+	Servers []*Server
+
+	dir    string
+	mysqld string
 }
 
-type bareServer struct {
-	name, ip, dir string
-	id            int
-	cmd           *exec.Cmd
-	exited        chan struct{}
-	db            *sql.DB // root, over the unix socket
+// Server is one of them.
+type Server struct {
+	Name string
+
+	ip, dir string
+	id      int
+	cmd     *exec.Cmd
+	exited  chan struct{}
+	db      *sql.DB // root, over the unix socket
 }
 
-func measureBare(ctx context.Context, base string, rounds int, pace time.Duration) ([]time.Duration, error) {
-	b, err := newBare(ctx, base)
-	if err != nil {
-		return nil, err
+// Load gives the servers as those who write to them know them.
+func (b *Cluster) Load() (servers []load.Server) {
+	for _, s := range b.Servers {
+		servers = append(servers, load.Server{Name: s.Name, DSN: fmt.Sprintf("app:app@tcp(%s:3306)/app?tls=preferred&timeout=2s", s.ip)})
 	}
-	defer b.close()
-	var servers []load.Server
-	for _, s := range b.servers {
-		servers = append(servers, load.Server{Name: s.name, DSN: fmt.Sprintf("app:app@tcp(%s:3306)/app?tls=preferred&timeout=2s", s.ip)})
-	}
-	if err := load.CreateTable(ctx, servers[:1]); err != nil {
-		return nil, err
-	}
-	l, err := load.Start(ctx, servers, pace)
-	if err != nil {
-		return nil, err
-	}
-	defer l.Stop()
-	if err := settle(ctx, l); err != nil {
-		return nil, err
-	}
-	primary := b.servers[0]
-	var gaps []time.Duration
-	for range rounds {
-		var next *bareServer
-		old := primary
-		f, err := failover(ctx, l, old.name, func() (err error) {
-			next, err = b.promote(ctx, old)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		gaps = append(gaps, f.gap)
-		primary = next
-		if err := b.replace(ctx, old, primary); err != nil {
-			return nil, fmt.Errorf("bring %s back: %w", old.name, err)
-		}
-		wctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-		err = load.AwaitCaughtUp(wctx, servers, l)
-		cancel()
-		if err != nil {
-			return nil, err
-		}
-	}
-	return gaps, nil
+	return servers
 }
 
-func newBare(ctx context.Context, base string) (*bare, error) {
+// New starts them on the addresses of the network after base, a sandbox's.
+func New(ctx context.Context, base string) (*Cluster, error) {
 	dir, err := os.MkdirTemp("", "ha-bare-")
 	if err != nil {
 		return nil, err
 	}
-	b := &bare{dir: dir}
+	b := &Cluster{dir: dir}
 	self, err := filepath.Abs("ha") // only its directory counts: .deps is beside it
 	if err == nil {
 		b.mysqld, err = sandbox.FindMysqld("", self)
@@ -104,14 +73,14 @@ func newBare(ctx context.Context, base string) (*bare, error) {
 		err = b.start(ctx, base)
 	}
 	if err != nil {
-		b.close()
+		b.Close()
 		return nil, err
 	}
 	return b, nil
 }
 
 // start starts three servers and makes the first the primary.
-func (b *bare) start(ctx context.Context, base string) error {
+func (b *Cluster) start(ctx context.Context, base string) error {
 	ip, err := netip.ParseAddr(base)
 	if err != nil {
 		return err
@@ -121,8 +90,8 @@ func (b *bare) start(ctx context.Context, base string) error {
 	}
 	for i := 1; i <= 3; i++ {
 		ip = ip.Next()
-		s := &bareServer{name: fmt.Sprintf("b%d", i), ip: ip.String(), id: i, dir: filepath.Join(b.dir, fmt.Sprintf("b%d", i))}
-		b.servers = append(b.servers, s)
+		s := &Server{Name: fmt.Sprintf("b%d", i), ip: ip.String(), id: i, dir: filepath.Join(b.dir, fmt.Sprintf("b%d", i))}
+		b.Servers = append(b.Servers, s)
 		if err := b.copyTemplate(s); err != nil {
 			return err
 		}
@@ -130,14 +99,14 @@ func (b *bare) start(ctx context.Context, base string) error {
 			return err
 		}
 	}
-	p := b.servers[0]
+	p := b.Servers[0]
 	err = p.exec(ctx, "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF",
 		"CREATE DATABASE app", "CREATE TABLE app.barrier (i INT AUTO_INCREMENT PRIMARY KEY)", "CREATE USER app@'%' IDENTIFIED BY 'app'", "GRANT ALL ON app.* TO app@'%'",
 		"CREATE USER repl@'%' IDENTIFIED BY 'repl'", "GRANT REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO repl@'%'")
 	if err != nil {
 		return err
 	}
-	for _, s := range b.servers[1:] {
+	for _, s := range b.Servers[1:] {
 		if err := s.follow(ctx, p); err != nil {
 			return err
 		}
@@ -146,13 +115,13 @@ func (b *bare) start(ctx context.Context, base string) error {
 }
 
 // copyTemplate gives a server fresh data.
-func (b *bare) copyTemplate(s *bareServer) error {
+func (b *Cluster) copyTemplate(s *Server) error {
 	s.id += 10 // a replica skips what a server with its own id wrote
 	return errors.Join(os.MkdirAll(s.dir, 0o700), os.RemoveAll(s.data()), sandbox.CopyData(filepath.Join(b.dir, "template"), s.data()))
 }
 
 // run starts a server on the data it has.
-func (b *bare) run(ctx context.Context, s *bareServer) error {
+func (b *Cluster) run(ctx context.Context, s *Server) error {
 	args := []string{
 		"--no-defaults", "--datadir=" + s.data(), "--socket=" + s.socket(), "--pid-file=" + filepath.Join(s.dir, "pid"),
 		"--log-error=" + filepath.Join(s.dir, "log.err"), "--bind-address=" + s.ip, "--port=3306", fmt.Sprintf("--server-id=%d", s.id),
@@ -184,54 +153,54 @@ func (b *bare) run(ctx context.Context, s *bareServer) error {
 	return s.await(ctx, 30*time.Second, func(ctx context.Context) bool { return s.db.PingContext(ctx) == nil })
 }
 
-func (s *bareServer) data() string { return filepath.Join(s.dir, "data") }
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
-func (s *bareServer) socket() string { return filepath.Join(s.dir, "sock") }
+func (s *Server) socket() string { return filepath.Join(s.dir, "sock") }
 
-func (s *bareServer) exec(ctx context.Context, statements ...string) error {
+func (s *Server) exec(ctx context.Context, statements ...string) error {
 	for _, stmt := range statements {
 		if _, err := s.db.ExecContext(ctx, stmt); err != nil {
-			return fmt.Errorf("%s: %s: %w", s.name, stmt, err)
+			return fmt.Errorf("%s: %s: %w", s.Name, stmt, err)
 		}
 	}
 	return nil
 }
 
-func (s *bareServer) await(ctx context.Context, bound time.Duration, ok func(context.Context) bool) error {
+func (s *Server) await(ctx context.Context, bound time.Duration, ok func(context.Context) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	for !ok(ctx) {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", s.name, ctx.Err())
+			return fmt.Errorf("%s: %w", s.Name, ctx.Err())
 		case <-s.exited:
 			log, _ := os.ReadFile(filepath.Join(s.dir, "log.err"))
-			return fmt.Errorf("%s has ended:\n%s", s.name, log)
+			return fmt.Errorf("%s has ended:\n%s", s.Name, log)
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
 	return nil
 }
 
-func source(p *bareServer) string {
+func source(p *Server) string {
 	return fmt.Sprintf("CHANGE REPLICATION SOURCE TO SOURCE_HOST='%s', SOURCE_PORT=3306, SOURCE_USER='repl', SOURCE_PASSWORD='repl', "+
 		"SOURCE_AUTO_POSITION=1, SOURCE_SSL=1, SOURCE_HEARTBEAT_PERIOD=0.5, SOURCE_CONNECT_RETRY=1", p.ip)
 }
 
-func (s *bareServer) follow(ctx context.Context, p *bareServer) error {
+func (s *Server) follow(ctx context.Context, p *Server) error {
 	return s.exec(ctx, source(p), "START REPLICA")
 }
 
-// promote kills the primary, takes the replica that received more, and points
+// FailOver kills the primary, takes the replica that received more, and points
 // the other one at it.
-func (b *bare) promote(ctx context.Context, old *bareServer) (*bareServer, error) {
+func (b *Cluster) FailOver(ctx context.Context, old *Server) (*Server, error) {
 	pidfd, err := unix.PidfdOpen(old.cmd.Process.Pid, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(pidfd)
-	var rest []*bareServer
-	for _, s := range b.servers {
+	var rest []*Server
+	for _, s := range b.Servers {
 		if s != old {
 			rest = append(rest, s)
 		}
@@ -287,8 +256,8 @@ func (b *bare) promote(ctx context.Context, old *bareServer) (*bareServer, error
 
 // barrier commits a row once an acker is attached: a commit from before is
 // acknowledged with the next one only.
-func (s *bareServer) barrier(ctx context.Context) error {
-	err := s.await(ctx, 10*time.Second, func(ctx context.Context) bool {
+func (s *Server) barrier(ctx context.Context) error {
+	err := s.await(ctx, attachBound, func(ctx context.Context) bool {
 		var clients int
 		return s.db.QueryRowContext(ctx, "SELECT VARIABLE_VALUE FROM performance_schema.global_status"+
 			" WHERE VARIABLE_NAME='Rpl_semi_sync_source_clients'").Scan(&clients) == nil && clients > 0
@@ -299,9 +268,9 @@ func (s *bareServer) barrier(ctx context.Context) error {
 	return s.exec(ctx, "INSERT INTO app.barrier VALUES ()")
 }
 
-// replace gives the killed server a clone of the primary, which it then follows.
+// Replace gives the killed server a clone of the primary, which it then follows.
 // (With its own data it might hold rows that nobody acknowledged.)
-func (b *bare) replace(ctx context.Context, old, primary *bareServer) error {
+func (b *Cluster) Replace(ctx context.Context, old, primary *Server) error {
 	<-old.exited
 	if err := primary.exec(ctx, "STOP REPLICA", "RESET REPLICA ALL"); err != nil {
 		return err
@@ -323,8 +292,9 @@ func (b *bare) replace(ctx context.Context, old, primary *bareServer) error {
 	return old.follow(ctx, primary)
 }
 
-func (b *bare) close() {
-	for _, s := range slices.Backward(b.servers) {
+// Close ends the servers and removes their files.
+func (b *Cluster) Close() {
+	for _, s := range slices.Backward(b.Servers) {
 		if s.db != nil {
 			s.db.Close()
 		}

@@ -1,19 +1,22 @@
 // Command switchover measures how long clients wait when the primary is switched
 // over under load, plain and with an idle transaction open, and whether a row is
-// lost.
+// lost. Beside it, in the same run, it measures a script with bare servers.
 package main
 
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
+	"ha/bench/bare"
 	"ha/bench/load"
 	"ha/bench/stage"
 )
@@ -34,87 +37,158 @@ func main() {
 	}
 }
 
+// bench is a cluster under load whose primary is switched over.
 type bench struct {
-	*stage.Stage
-	load *load.Load
+	servers []load.Server
+	load    *load.Load
+	// well waits until the primary can be switched over, and names it.
+	well func(ctx context.Context) (primary string, err error)
+	// switchOver hands its role to another server.
+	switchOver func(ctx context.Context, primary string) error
+	// explain prints what happened in a round that took too long.
+	explain func(from, to time.Time)
 }
 
 func run(ctx context.Context) error {
 	rounds := flag.Int("rounds", 20, "how often the primary is switched over, of each kind")
+	bareRounds := flag.Int("bare", 20, "how often the bare servers' primary is; 0: not at all")
 	writers := flag.Int("writers", 8, "clients that write")
 	pace := flag.Duration("pace", 2*time.Millisecond, "rest of a writer between two rows")
-	base := flag.String("base-address", "127.0.62.0", "of the sandbox")
+	base := flag.String("base-address", "127.0.62.0", "of the sandbox; the bare servers use the network after it")
 	binary := flag.String("ha", "", "path of ha; built if empty")
 	flag.Parse()
 
-	st, err := stage.Up(ctx, *binary, *base)
+	p50, slow, err := measure(ctx, *binary, *base, *rounds, *writers, *pace)
+	if err != nil || *bareRounds == 0 {
+		return errors.Join(err, slow)
+	}
+	script, err := measureBare(ctx, *base, *bareRounds, *writers, *pace)
 	if err != nil {
-		return err
+		return fmt.Errorf("bare semi-sync: %w", err)
+	}
+	fmt.Printf("ratio of p50: %.2f\n", float64(p50)/float64(script))
+	return slow
+}
+
+// measure switches a sandbox over and gives the p50 of plain switchovers. slow: not
+// what is promised.
+func measure(ctx context.Context, binary, base string, rounds, writers int, pace time.Duration) (p50 time.Duration, slow, err error) {
+	st, err := stage.Up(ctx, binary, base)
+	if err != nil {
+		return 0, nil, err
 	}
 	defer st.Down()
-	b := &bench{Stage: st}
 	began, err := st.Status(ctx)
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
-	if err := load.CreateTable(ctx, st.Servers); err != nil {
-		return err
+	b := &bench{servers: st.Servers,
+		well: func(ctx context.Context) (string, error) {
+			if _, err := st.AwaitHealthy(ctx, nil); err != nil {
+				return "", err
+			}
+			return st.Primary(ctx)
+		},
+		switchOver: func(ctx context.Context, _ string) error { return ask(ctx, st) },
+		explain:    func(from, to time.Time) { st.Explain(from, from, to) },
 	}
-	if b.load, err = load.Roam(ctx, st.Servers, *writers, *pace); err != nil {
-		return err
+	if err := b.begin(ctx, writers, pace); err != nil {
+		return 0, nil, err
 	}
 	defer b.load.Stop()
-	var slow error
 	for _, kind := range []string{"plain", "idle BEGIN open"} {
-		var gaps, worst []time.Duration
-		for round := 1; round <= *rounds; round++ {
-			gap, one, err := b.switchOver(ctx, kind != "plain")
-			if err != nil {
-				return fmt.Errorf("%s, round %d: %w", kind, round, err)
-			}
-			gaps, worst = append(gaps, gap), append(worst, one)
+		gaps, err := b.rounds(ctx, fmt.Sprintf("ha switchover, %d writers, %s", writers, kind), rounds, kind != "plain")
+		if err != nil {
+			return 0, nil, err
 		}
-		p50, most := stage.Percentile(gaps, 50), stage.Percentile(gaps, 100)
-		fmt.Printf("ha switchover, %d writers, %s: %d times, client-seen gap p50 %d ms p95 %d ms max %d ms; the unluckiest writer p50 %d ms max %d ms\n",
-			*writers, kind, *rounds, p50.Milliseconds(), stage.Percentile(gaps, 95).Milliseconds(), most.Milliseconds(),
-			stage.Percentile(worst, 50).Milliseconds(), stage.Percentile(worst, 100).Milliseconds())
-		if p50 > wantP50 || most > wantMax {
+		middle, most := stage.Percentile(gaps, 50), stage.Percentile(gaps, 100)
+		if kind == "plain" {
+			p50 = middle
+		}
+		if middle > wantP50 || most > wantMax {
 			slow = fmt.Errorf("too slow: at most %s in the middle and %s ever are promised", wantP50, wantMax)
 		}
 	}
 	acks := b.load.Stop()
 	end, err := st.Status(ctx)
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	v, err := load.Check(ctx, st.Servers, acks, int(end.Epoch-began.Epoch), 30*time.Second)
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	fmt.Println(v)
 	if !v.OK() {
-		return fmt.Errorf("rows were lost, or two servers acknowledged")
+		return 0, nil, fmt.Errorf("rows were lost, or two servers acknowledged")
 	}
-	return slow
+	return p50, slow, nil
 }
 
-// switchOver waits until all is well, switches over and says how long no row was
+// measureBare does the same by a script with bare servers: what the machine and MySQL
+// alone take.
+func measureBare(ctx context.Context, base string, rounds, writers int, pace time.Duration) (p50 time.Duration, err error) {
+	c, err := bare.New(ctx, base)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	primary := c.Servers[0]
+	b := &bench{servers: c.Load(),
+		well: func(context.Context) (string, error) { return primary.Name, nil },
+		switchOver: func(ctx context.Context, _ string) (err error) {
+			primary, err = c.SwitchOver(ctx, primary)
+			return err
+		},
+		explain: func(time.Time, time.Time) {},
+	}
+	if err := b.begin(ctx, writers, pace); err != nil {
+		return 0, err
+	}
+	defer b.load.Stop()
+	gaps, err := b.rounds(ctx, "the same by a script, with bare semi-sync", rounds, false)
+	return stage.Percentile(gaps, 50), err
+}
+
+// begin makes the table and has the writers begin.
+func (b *bench) begin(ctx context.Context, writers int, pace time.Duration) (err error) {
+	if err := load.CreateTable(ctx, b.servers); err != nil {
+		return err
+	}
+	b.load, err = load.Roam(ctx, b.servers, writers, pace)
+	return err
+}
+
+// rounds switches over again and again and prints how long clients waited.
+func (b *bench) rounds(ctx context.Context, what string, rounds int, idle bool) (gaps []time.Duration, err error) {
+	var worst []time.Duration
+	for round := 1; round <= rounds; round++ {
+		gap, one, err := b.round(ctx, idle)
+		if err != nil {
+			return nil, fmt.Errorf("%s, round %d: %w", what, round, err)
+		}
+		gaps, worst = append(gaps, gap), append(worst, one)
+	}
+	ms := func(d []time.Duration, p int) int64 { return stage.Percentile(d, p).Milliseconds() }
+	fmt.Printf("%s: %d times, client-seen gap p50 %d ms p95 %d ms max %d ms; the unluckiest writer p50 %d ms max %d ms\n",
+		what, rounds, ms(gaps, 50), ms(gaps, 95), ms(gaps, 100), ms(worst, 50), ms(worst, 100))
+	return gaps, nil
+}
+
+// round waits until all is well, switches over and says how long no row was
 // acknowledged, and how long one writer had none.
-func (b *bench) switchOver(ctx context.Context, idle bool) (gap, worst time.Duration, err error) {
+func (b *bench) round(ctx context.Context, idle bool) (gap, worst time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	if _, err := b.AwaitHealthy(ctx, nil); err != nil {
-		return 0, 0, err
-	}
-	if err := load.AwaitCaughtUp(ctx, b.Servers, b.load); err != nil {
-		return 0, 0, err
-	}
-	old, err := b.Primary(ctx)
+	old, err := b.well(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
+	if err := load.AwaitCaughtUp(ctx, b.servers, b.load); err != nil {
+		return 0, 0, err
+	}
 	if idle {
-		end, err := b.begin(ctx, old)
+		end, err := b.idle(ctx, old)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -124,7 +198,7 @@ func (b *bench) switchOver(ctx context.Context, idle bool) (gap, worst time.Dura
 		return 0, 0, err
 	}
 	at := time.Now()
-	if err := b.ask(ctx); err != nil {
+	if err := b.switchOver(ctx, old); err != nil {
 		return 0, 0, err
 	}
 	first, err := b.load.AwaitOther(ctx, old, at)
@@ -140,19 +214,19 @@ func (b *bench) switchOver(ctx context.Context, idle bool) (gap, worst time.Dura
 	gap = load.Gap(acks, at, to)
 	worst = load.WorstWriter(acks, at, to)
 	if gap > wantMax {
-		b.Explain(at, at, to)
+		b.explain(at, to)
 	}
 	fmt.Printf("%s to %s: gap %d ms, unluckiest writer %d ms\n", old, first.Server, gap.Milliseconds(), worst.Milliseconds())
 	return gap, worst, nil
 }
 
-// begin opens a transaction that writes a row and then does nothing.
-func (b *bench) begin(ctx context.Context, server string) (end func(), err error) {
-	dsn, err := b.DSN(server)
-	if err != nil {
-		return nil, err
+// idle opens a transaction that writes a row and then does nothing.
+func (b *bench) idle(ctx context.Context, server string) (end func(), err error) {
+	i := slices.IndexFunc(b.servers, func(s load.Server) bool { return s.Name == server })
+	if i < 0 {
+		return nil, fmt.Errorf("no server %q", server)
 	}
-	db, err := sql.Open("mysql", dsn)
+	db, err := sql.Open("mysql", b.servers[i].DSN)
 	if err != nil {
 		return nil, err
 	}
@@ -171,8 +245,8 @@ func (b *bench) begin(ctx context.Context, server string) (end func(), err error
 }
 
 // ask runs `ha switchover`.
-func (b *bench) ask(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, b.Binary, "switchover", "--addr", b.Nodes[0].Agent, "--config", b.ClientConfig(), "--timeout", "20s")
+func ask(ctx context.Context, st *stage.Stage) error {
+	cmd := exec.CommandContext(ctx, st.Binary, "switchover", "--addr", st.Nodes[0].Agent, "--config", st.ClientConfig(), "--timeout", "20s")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("ha switchover: %w\n%s", err, out)
 	}
