@@ -226,3 +226,36 @@ func TestFailoverToAnEmptyMemberIsAskedForByName(t *testing.T) {
 		}
 	}
 }
+
+// A primary that is closed for its disk does not stay: it would be replaced again and
+// again. Where all disks are as bad it does.
+func TestSickPrimaryDoesNotStay(t *testing.T) {
+	s, v := raised(t)
+	full := func(id NodeID, d time.Duration) {
+		v.Node(id).Report.Problems = []Problem{{Code: "HA-DISK-FULL", Text: "full", For: d}}
+	}
+	best := func() NodeID {
+		f := []sealed{}
+		for _, id := range []NodeID{"a", "b"} {
+			m, _ := s.Member(id)
+			f = append(f, sealed{m: m, a: &Answer{OK: true, Running: true, ServerUUID: v.Node(id).Report.ServerUUID}})
+		}
+		d := &decider{s: &s, v: &v}
+		return d.candidates(f, requirement{gtid.Set{}}, false)[0].m.ID
+	}
+	if got := best(); got != "a" {
+		t.Errorf("well: %s", got)
+	}
+	full("a", s.Policy.HungAfter/2)
+	if got := best(); got != "a" {
+		t.Errorf("full for a moment: %s", got)
+	}
+	full("a", s.Policy.HungAfter)
+	if got := best(); got != "b" {
+		t.Errorf("full: %s", got)
+	}
+	full("b", s.Policy.HungAfter)
+	if got := best(); got != "a" {
+		t.Errorf("both full: %s", got)
+	}
+}

@@ -107,6 +107,9 @@ func (d *decider) trigger(p *NodeView) (why string, dead bool) {
 var DiskProblems = []string{"HA-DISK-FULL", "HA-READ-ONLY-FS", "HA-DISK-STALL"}
 
 func diskProblem(r *Report) (Problem, bool) {
+	if r == nil {
+		return Problem{}, false
+	}
 	for _, p := range r.Problems {
 		if slices.Contains(DiskProblems, p.Code) {
 			return p, true

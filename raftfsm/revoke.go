@@ -247,6 +247,7 @@ func (d *decider) candidates(f []sealed, required requirement, lossy bool) []sea
 			first(a.m.ID == d.target(), b.m.ID == d.target()),
 			first(lossy && a.a.Position().Count() > b.a.Position().Count(), lossy && b.a.Position().Count() > a.a.Position().Count()),
 			first(a.a.Running, b.a.Running),
+			first(!d.sick(a), !d.sick(b)),
 			// A primary that was sealed alive was no dead primary: it stays, unless
 			// somebody wants another one.
 			first(d.stays(a), d.stays(b)),
@@ -263,6 +264,12 @@ func (d *decider) candidates(f []sealed, required requirement, lossy bool) []sea
 // unwanted: a person asked for another primary than the present one.
 func (d *decider) unwanted(x sealed) bool {
 	return x.m.ID == d.s.Primary && d.s.Request != nil && d.s.Request.Kind == RequestFailover
+}
+
+// sick: its disk has had a problem for which a primary is replaced.
+func (d *decider) sick(x sealed) bool {
+	problem, sick := diskProblem(d.v.Node(x.m.ID).Report)
+	return sick && problem.For >= d.s.Policy.HungAfter
 }
 
 func (d *decider) stays(x sealed) bool { return x.m.ID == d.s.Primary && !d.unwanted(x) }
