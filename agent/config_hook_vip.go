@@ -16,25 +16,51 @@ import (
 const maxScript = 256 << 10
 
 // text is what a hook would run, as far as it can be read: its arguments, and the
-// scripts that they name.
+// scripts that it runs. What it only reads or writes, a log say, is none of them: the
+// address may come to stand there.
 func (h Hook) text() string {
-	own := strings.Join(h, " ")
-	text := own
-	seen := map[string]bool{}
-	for i, word := range append([]string{h[0]}, strings.FieldsFunc(own, func(r rune) bool { return strings.ContainsRune(" \t\n;&|()`\"'", r) })...) {
-		if i > 0 && !filepath.IsAbs(word) {
-			continue
-		}
+	text := strings.Join(h, " ")
+	for _, word := range h.programs() {
 		path, err := exec.LookPath(word)
 		if err != nil { // sh reads what it may not run
 			path = word
 		}
-		if !seen[path] {
-			seen[path] = true
-			text += "\n" + script(path)
-		}
+		text += "\n" + script(path)
 	}
 	return text
+}
+
+// programs are the words of a hook that name what is run.
+func (h Hook) programs() (out []string) {
+	commands := [][]string{h}
+	if len(h) > 2 && interprets(h[0]) && h[1] == "-c" {
+		for _, command := range between.Split(h[2], -1) {
+			commands = append(commands, strings.Fields(command))
+		}
+	}
+	for _, words := range commands {
+		for _, w := range words {
+			if w = bare(w); strings.HasPrefix(w, "-") || strings.Contains(w, "=") || slices.Contains(prefixes, w) {
+				continue
+			}
+			if filepath.IsAbs(w) || len(out) == 0 {
+				out = append(out, w)
+			}
+			if w != "." && w != "source" && !interprets(w) {
+				break
+			}
+		}
+	}
+	return out
+}
+
+// prefixes are words of a shell that stand before the one that names a program.
+var prefixes = []string{"sudo", "exec", "env", "nohup", "command", "time", "if", "then", "else", "elif", "while", "until", "do", "!", ""}
+
+// interprets says that a program runs the script that its next argument names.
+func interprets(program string) bool {
+	name := strings.TrimRight(filepath.Base(program), "0123456789.")
+	return slices.Contains([]string{"sh", "bash", "dash", "ksh", "zsh", "python", "perl"}, name)
 }
 
 // script is the text of a file without lines of comment; empty if it is no text.

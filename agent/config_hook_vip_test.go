@@ -34,6 +34,9 @@ func TestHookManagesVIP(t *testing.T) {
 		{"is arping there", Hook{"/bin/sh", "-c", "command -v arping; notify $HA_VIP"}, false},
 		{"in a comment", Hook{script("#!/bin/sh\n# ip addr add $HA_VIP dev eth0 is not for us\nnotify $HA_VIP\n")}, false},
 		{"no text", Hook{script("\x00ip addr add $HA_VIP/32")}, false},
+		{"in a log that it writes", Hook{"/bin/sh", "-c", "notify $HA_VIP >> " + script("ip addr add 10.0.0.10/32 dev eth0; ip addr add $HA_VIP/32\n")}, false},
+		{"in a file that it sends", Hook{script("mail ops\n"), script("ip addr add $HA_VIP/32\n")}, false},
+		{"a script behind words of the shell", Hook{"/bin/sh", "-c", "if true; then sudo -n X=1 bash -e " + script("ip addr add $HA_VIP/32 dev eth0\n") + "; fi"}, true},
 		{"a device", Hook{"/bin/sh", "-c", "cat /dev/zero $HA_VIP"}, false},
 	} {
 		if command := managesVIP(tc.hook.text()); (command != "") != tc.refused {
