@@ -155,9 +155,14 @@ func lastSet(files []string) (gtid.Set, error) {
 	return gtid.Set{}, fmt.Errorf("%w: no binary log", ErrUnreadable)
 }
 
+// elsewhere says that an option of mysqld may put the relay logs elsewhere.
+func elsewhere(option string) bool {
+	return strings.HasPrefix(strings.ReplaceAll(strings.TrimLeft(option, "-"), "_", "-"), "relay-log")
+}
+
 // OfflineReceived reads from the disk what the server had received in whole, be it
-// executed or not, since its channel was made. ErrUnreadable also where a my.cnf may
-// have put its relay logs elsewhere.
+// executed or not, since its channel was made. ErrUnreadable also where a my.cnf or an
+// option may have put its relay logs elsewhere.
 func (s *Server) OfflineReceived() (gtid.Set, error) {
 	if s.Alive() || s.findRunning() != 0 {
 		return gtid.Set{}, fmt.Errorf("offline received: %w", ErrRunning)
@@ -166,7 +171,7 @@ func (s *Server) OfflineReceived() (gtid.Set, error) {
 	switch {
 	case err != nil:
 		return gtid.Set{}, err
-	case len(found) > 1, len(found) == 0 && s.cfg.DefaultsFile != "":
+	case len(found) > 1, len(found) == 0 && (s.cfg.DefaultsFile != "" || slices.ContainsFunc(s.cfg.Options, elsewhere)):
 		return gtid.Set{}, fmt.Errorf("offline received: %w: %d indexes of relay logs", ErrUnreadable, len(found))
 	case len(found) == 0:
 		return gtid.Set{}, nil

@@ -162,8 +162,7 @@ func (d *decider) mayLoseOld(m Member, n *NodeView) Refusal {
 	r, p := n.Report, d.v.Node(d.s.Primary)
 	errant := d.errantOf(p, r)
 	if r.Mysqld != MysqldRunning { // what is reported of it may be from before its last commits, or nothing
-		was := d.s.Checkpoint(m.ID).Minus(p.Report.Executed)
-		errant = errant.Union(was.Minus(was.Only(d.s.PrimaryUUID)))
+		errant = errant.Union(d.notAtPrimary(p, d.s.Checkpoint(m.ID)))
 	}
 	switch {
 	case r.Mysqld != MysqldRunning && d.lossyReign(m.ServerUUID):

@@ -20,8 +20,12 @@ const stopTimeout = 20 * time.Second
 // checkpoint has.
 const archiveTimeout = 15 * time.Second
 
-// judgeTimeout bounds the first question to mysqld on a copy.
-const judgeTimeout = 10 * time.Second
+// judgeTimeout bounds the first question to mysqld on a copy; judgeAgain is when it is
+// asked again that could not answer.
+const (
+	judgeTimeout = time.Minute
+	judgeAgain   = time.Second
+)
 
 // swap stops mysqld and puts the copy in place of its data. It is an order of its
 // own: a copy whose lease has ended meanwhile is put in place of nothing, as a
@@ -157,6 +161,9 @@ func (n *Node) judge(ctx context.Context, floor gtid.Set) error {
 	limited, cancel := context.WithTimeout(ctx, judgeTimeout)
 	defer cancel()
 	position, err := n.md.Position(limited)
+	for err != nil && sleep(limited, judgeAgain) { // it has only just started
+		position, err = n.md.Position(limited)
+	}
 	if err != nil {
 		return fmt.Errorf("read the position of the copy: %w", err)
 	}
