@@ -33,7 +33,7 @@ func (r Reigns) String() string {
 // twoChanges is how long it takes at least until a primary is succeeded and is the
 // primary again: each change takes a request or a death, and several commits of the
 // group. Who acknowledges before and after another server within it was never deposed.
-const twoChanges = 200 * time.Millisecond
+const twoChanges = 100 * time.Millisecond
 
 // reigns goes through the acknowledgements in order of time. A server that was not
 // the last one to reign and gives an OK for a statement sent since reigns from then
