@@ -85,6 +85,13 @@ func (b *Board) Reported(r *Report) (before *Report) {
 	if before != nil && before.Run == r.Run && r.Seq <= before.Seq {
 		return before
 	}
+	if before != nil && before.Run != r.Run { // what that process was told has ended with it
+		for _, o := range n.orders {
+			if o.answer == nil {
+				o.deadline = min(o.deadline, b.clock)
+			}
+		}
+	}
 	b.seen++
 	n.report, n.at, n.seen = r, b.clock, b.seen
 	if r.Mysqld != MysqldRunning || r.Replica == nil || r.Replica.SQLError == "" {

@@ -147,6 +147,30 @@ func TestBoardLostAnswer(t *testing.T) {
 	flies(false)
 }
 
+// An agent that was started anew answers nothing that its predecessor was told.
+func TestBoardNewRunEndsOrders(t *testing.T) {
+	b := NewBoard("a", 0)
+	follow := Order{To: "c", Op: OpFollow, Token: Token{3, 10, 1}}
+	s := boardState()
+	flies := func(what string, want bool) {
+		t.Helper()
+		v := b.View(&s, nil)
+		if o := v.Node("c").last(OpFollow); o == nil || o.Flight != want || o.Answer != nil {
+			t.Errorf("%s: %+v, want in flight: %v", what, o, want)
+		}
+	}
+	b.Reported(&Report{Node: "c", Run: "1", Seq: 1})
+	b.Sent(follow)
+	b.Tick(50 * time.Millisecond)
+	b.Reported(&Report{Node: "c", Run: "1", Seq: 2})
+	flies("the same run", true)
+	b.Reported(&Report{Node: "c", Run: "2", Seq: 1})
+	flies("another one", false)
+	b.Sent(follow)
+	b.Reported(&Report{Node: "c", Run: "2", Seq: 2})
+	flies("told to that", true)
+}
+
 // A phase that a new coordinator finds is as old as its lead, not younger: it did
 // not see it begin.
 func TestBoardFindsAPhase(t *testing.T) {
