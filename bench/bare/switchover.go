@@ -40,14 +40,12 @@ func (b *Cluster) SwitchOver(ctx context.Context, old *Server) (*Server, error) 
 	if err != nil {
 		return nil, err
 	}
-	// Clients write again; what follows is housekeeping.
-	if err := next.exec(ctx, "STOP REPLICA", "RESET REPLICA ALL"); err != nil {
+	// Clients write again; what follows is housekeeping. The old primary receives at
+	// once: to switch its source side off takes a second, and it would stay behind.
+	if err := errors.Join(next.exec(ctx, "STOP REPLICA", "RESET REPLICA ALL"), old.exec(ctx, source(next), "START REPLICA IO_THREAD")); err != nil {
 		return nil, err
 	}
-	if err := old.exec(ctx, "SET GLOBAL rpl_semi_sync_source_enabled=OFF"); err != nil {
-		return nil, err
-	}
-	return next, old.follow(ctx, next)
+	return next, old.exec(ctx, "SET GLOBAL rpl_semi_sync_source_enabled=OFF", "START REPLICA SQL_THREAD")
 }
 
 // attached waits until the receiver is connected.
