@@ -58,7 +58,7 @@ func TestRenewedAndOver(t *testing.T) {
 	h := twoHosts(t)
 	m := h.open(t, Config{})
 	stop := renew(t, m, Primary, 2*time.Second)
-	within(t, time.Second, "put on", func() bool { return len(find(t, h.here, vip4)) == 1 })
+	within(t, time.Second, "put on", func() bool { return len(find(t, h.here, vip4)) == 1 && len(find(t, h.here, vip6)) == 1 })
 	for began := time.Now(); time.Since(began) < 3*time.Second; { // longer than a lease
 		if len(find(t, h.here, vip4)) != 1 || len(find(t, h.here, vip6)) != 1 {
 			t.Fatal("gone under a lease")
