@@ -249,12 +249,18 @@ func TestSwitchoverThereAndBack(t *testing.T) {
 // Whoever lost the answer asks again, and is told of the same request, under way
 // or done.
 func TestAnswerLost(t *testing.T) {
-	settledCluster(t, func(t *testing.T, c *coordinator, _ *fakeServers) {
+	settledCluster(t, func(t *testing.T, c *coordinator, srv *fakeServers) {
 		plan, err := c.ask(t.Context(), raftfsm.RequestSwitchover, api.Ask{DryRun: true})
 		if err != nil {
 			t.Fatal(err)
 		}
-		ask := api.Ask{Node: plan.Name, Seen: plan.Seen, Timeout: 10 * time.Second}
+		ask := api.Ask{Node: plan.Name, Seen: plan.Seen, Timeout: time.Minute}
+		hold := func(on bool) {
+			srv.mu.Lock()
+			defer srv.mu.Unlock()
+			srv.hold[raftfsm.OpReady] = on
+		}
+		hold(true) // it takes no time else, and may be done before the next question
 		first, err := c.ask(t.Context(), raftfsm.RequestSwitchover, ask)
 		if err != nil {
 			t.Fatal(err)
@@ -266,6 +272,7 @@ func TestAnswerLost(t *testing.T) {
 		if _, err := c.ask(t.Context(), raftfsm.RequestSwitchover, api.Ask{Node: "c", Seen: plan.Seen}); api.ExitCode(err) != api.ExitBusy {
 			t.Errorf("another one meanwhile: %v", err)
 		}
+		hold(false)
 		end(t, c, first)
 		third, err := c.ask(t.Context(), raftfsm.RequestSwitchover, ask)
 		if err != nil || third.Index != first.Index {
