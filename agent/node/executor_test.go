@@ -268,19 +268,24 @@ func TestSealSupersedesPromotion(t *testing.T) {
 	}
 }
 
+// grantOnce has the coordinator give one lease for an epoch, and none after it.
+func (b *bench) grantOnce(epoch uint64) {
+	b.co.set(func(c *coordinator) {
+		c.grant = raftfsm.Grant{Epoch: epoch, Primary: "n1", Lease: testLease}
+		c.hook = func(r raftfsm.Report) {
+			if r.Token.Epoch == epoch {
+				b.co.set(func(c *coordinator) { c.err = errTest })
+			}
+		}
+	})
+}
+
 // The lease ends while the statement that opens is on its way, as when the
 // agent is stopped between its check and its statement.
 func TestLeaseEndsWhileOpening(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.up()
-		b.co.set(func(c *coordinator) {
-			c.grant = raftfsm.Grant{Epoch: 2, Primary: "n1", Lease: testLease}
-			c.hook = func(r raftfsm.Report) {
-				if r.Token.Epoch == 2 {
-					b.co.set(func(c *coordinator) { c.err = errTest })
-				}
-			}
-		})
+		b.grantOnce(2)
 		b.md.set(func(f *fakeMysqld) {
 			f.after["OpenWrites"] = func(*fakeMysqld) { b.clock.jump.Add(int64(time.Minute)) }
 		})
@@ -307,14 +312,7 @@ func TestLeaseEndsBeforeOpening(t *testing.T) {
 func TestFencedWhileOpening(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.up()
-		b.co.set(func(c *coordinator) {
-			c.grant = raftfsm.Grant{Epoch: 2, Primary: "n1", Lease: testLease}
-			c.hook = func(r raftfsm.Report) {
-				if r.Token.Epoch == 2 {
-					b.co.set(func(c *coordinator) { c.err = errTest })
-				}
-			}
-		})
+		b.grantOnce(2)
 		b.md.set(func(f *fakeMysqld) {
 			f.after["OpenWrites"] = func(*fakeMysqld) {
 				b.clock.jump.Add(int64(time.Minute))
