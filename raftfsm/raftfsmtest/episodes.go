@@ -503,6 +503,9 @@ var episodes = map[string]func(g *generator){
 		for _, id := range g.s.Nodes {
 			g.at(back, "start %s", id)
 		}
+		if g.chance(40) { // a person has one copied anew, which may be it
+			g.at(back+g.span(1500, 4000), "rebuild %s", g.node())
+		}
 		g.t = back // whoever is left is left alone
 	},
 	"stands": func(g *generator) { // on an error, till it ends by itself or there is a copy

@@ -91,7 +91,7 @@ var mutants = []mutant{
 	{name: "let in while an order to acknowledge is under way", profile: "late", changes: []change{{"reign.go", " && !d.mayBeTold(n)\n", "\n"}}},
 	{name: "rebuilt though it may acknowledge", profile: "return", changes: []change{{"reign.go", "	case !d.harmless(m.ID): // nobody", "	case false: // nobody"}}},
 	{name: "let in while a copy may be put in place", profile: "copies", changes: []change{{"acks.go", "	if r.Rebuild.underWay() {", "	if false {"}}},
-	{name: "old data removed with the swap", agents: "old-data-removed", profile: "copies"},
+	{name: "old data removed with the swap", agents: "old-data-removed", profile: "relay"},
 	{name: "forgotten though it may acknowledge", profile: "members", changes: []change{{"reign.go", "if !m.Witness && !d.harmless(m.ID) {", "if false {"}}},
 	{name: "acker added after it acknowledges", changes: []change{
 		{"promote.go", "d.give(Order{To: m.ID, Op: OpFollow, Source: d.source(m), Discard: !d.s.Floor.Contains(n.Report.Received)})",
