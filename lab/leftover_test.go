@@ -64,19 +64,8 @@ func TestNothingStays(t *testing.T) {
 	}
 	for _, how := range ends {
 		t.Run(how, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=none")
-			cmd.Env = append(os.Environ(), "HA_LAB_CHILD="+how)
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			line, err := bufio.NewReader(out).ReadString('\n')
-			if err != nil {
-				t.Fatal(err)
-			}
+			cmd, line := startChild(t, how)
+			var err error
 			switch how {
 			case "SIGKILL":
 				err = cmd.Process.Kill()
@@ -132,19 +121,7 @@ func TestScratchAndLoops(t *testing.T) {
 		t.Fatal(err)
 	}
 	lab.Keep(kept)
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=none")
-	cmd.Env = append(os.Environ(), "HA_LAB_CHILD=no lab")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
+	cmd, line := startChild(t, "no lab")
 	had := strings.Fields(line)
 	if left := remains(cmd.Process.Pid, had[1:]); left == "" {
 		t.Error("no loop runs")
@@ -192,4 +169,24 @@ func TestCancelEndsTheWait(t *testing.T) {
 	if _, err := (&lab.Lab{}).AwaitHealthy(ctx, 5*time.Second); err == nil || time.Since(began) > time.Second {
 		t.Errorf("%v after %s", err, time.Since(began))
 	}
+}
+
+// startChild starts this program as the one that is to end in some way, and gives the line in
+// which it says what it has.
+func startChild(t *testing.T, how string) (*exec.Cmd, string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=none")
+	cmd.Env = append(os.Environ(), "HA_LAB_CHILD="+how)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cmd, line
 }
