@@ -27,6 +27,10 @@ const (
 	pace  = 5 * time.Millisecond // of each of two writers
 	bound = 60 * time.Second     // for a successor, and for the old primary to be back
 	after = 1500 * time.Millisecond
+	// rest is how long the primary has reigned before something happens: for cool_down
+	// after a change a host that is silent is given twice the time, and its last owner
+	// has just come back.
+	rest = 11 * time.Second
 )
 
 // event is something that moves the virtual IP.
@@ -149,6 +153,9 @@ func once(ctx context.Context, l *lab.Lab, w *load.Load, e event) (gap, worst ti
 	if err != nil {
 		return 0, 0, err
 	}
+	if err := reigns(ctx, l, w, st.Primary, rest); err != nil {
+		return 0, 0, err
+	}
 	at := time.Now()
 	if err := e.do(ctx, h); err != nil {
 		return 0, 0, err
@@ -160,31 +167,55 @@ func once(ctx context.Context, l *lab.Lab, w *load.Load, e event) (gap, worst ti
 	return load.Gap(acks, from, to), load.WorstWriter(acks, from, to), h.On()
 }
 
+// reigns waits for as long while the primary stays, and until every client writes.
+func reigns(ctx context.Context, l *lab.Lab, w *load.Load, primary string, long time.Duration) error {
+	from := time.Now()
+	return await(ctx, func() bool {
+		st, err := l.Status(ctx)
+		if err != nil || st.Primary != primary {
+			from = time.Now()
+		}
+		return time.Since(from) > long && allWrite(l, w, from)
+	})
+}
+
 // resumed waits until there is another primary and every client writes for a while:
 // one that waits still would have no end of its gap.
 func resumed(ctx context.Context, l *lab.Lab, w *load.Load, old string) error {
-	ctx, cancel := context.WithTimeout(ctx, bound)
-	defer cancel()
 	var moved time.Time
-	for tick := time.NewTicker(20 * time.Millisecond); ; {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("clients do not write again (moved: %t): %w", !moved.IsZero(), ctx.Err())
-		case <-tick.C:
-		}
+	return await(ctx, func() bool {
 		if moved.IsZero() {
 			if st, err := l.Status(ctx); err == nil && st.Primary != "" && st.Primary != old {
 				moved = time.Now()
 			}
-			continue
+			return false
 		}
-		writing := map[string]bool{}
-		for _, a := range w.Acks() {
-			if a.At.Sub(moved) > after {
-				writing[a.Server] = true
-			}
+		return time.Since(moved) > after && allWrite(l, w, moved.Add(after)) // looking costs time
+	})
+}
+
+// allWrite reports whether every client has had a row acknowledged since then.
+func allWrite(l *lab.Lab, w *load.Load, since time.Time) bool {
+	writing := map[string]bool{}
+	for _, a := range w.Acks() {
+		if a.At.After(since) {
+			writing[a.Server] = true
 		}
-		if len(writing) == len(l.Clients) {
+	}
+	return len(writing) == len(l.Clients)
+}
+
+// await looks every 20 ms whether it is so, for as long as the bound.
+func await(ctx context.Context, so func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	for tick := time.NewTicker(20 * time.Millisecond); ; {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("clients do not write (again): %w", ctx.Err())
+		case <-tick.C:
+		}
+		if so() {
 			return nil
 		}
 	}
