@@ -65,7 +65,7 @@ func (s *Scene) Check(ctx context.Context, bound time.Duration) (Verdict, error)
 	}
 	if err == nil && st.Primary != "" {
 		// A replica has a transaction before the primary has its acknowledgement.
-		errs = append(errs, eventually(settleMost, func() error { return s.checkGTIDs(ctx, st) }), s.checkLeftovers(ctx), eventually(settleMost, func() error {
+		errs = append(errs, Eventually(settleMost, func() error { return s.checkGTIDs(ctx, st) }), s.checkLeftovers(ctx), Eventually(settleMost, func() error {
 			// An acker that has a lot to catch up with leaves and enters again.
 			now, err := s.AwaitHealthy(ctx, settleMost)
 			if err != nil {
@@ -145,7 +145,7 @@ var stays = []string{"data", "data.old", "lost+found", "mysqld.sock", "mysqld.so
 // checkLeftovers waits a moment: a virtual IP goes when its lease ends, and what
 // was rebuilt is cleaned up after.
 func (s *Scene) checkLeftovers(ctx context.Context) error {
-	err := eventually(staleMost, func() error {
+	err := Eventually(staleMost, func() error {
 		st, err := s.Status(ctx)
 		if err != nil {
 			return err

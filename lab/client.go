@@ -193,7 +193,7 @@ func (l *Lab) missing(st api.Status) string {
 // AwaitHealthy waits until everybody is there, replicates and acknowledges.
 func (l *Lab) AwaitHealthy(ctx context.Context, bound time.Duration) (api.Status, error) {
 	var st api.Status
-	err := eventually(bound, func() error {
+	err := Eventually(bound, func() error {
 		var err error
 		if err = ctx.Err(); err == nil {
 			st, err = l.Status(ctx)

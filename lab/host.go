@@ -180,7 +180,7 @@ func (h *Host) off() {
 // the last process.
 func (h *Host) released() error {
 	for _, image := range h.images {
-		if err := eventually(20*time.Second, func() error {
+		if err := Eventually(20*time.Second, func() error {
 			if dev, err := loopOf(image); err != nil || dev != "" {
 				return fmt.Errorf("the disk %s is still in use by %s (%w)", image.Name(), dev, err)
 			}

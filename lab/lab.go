@@ -271,8 +271,9 @@ func (l *Lab) Down() {
 	}
 }
 
-// eventually tries until there is no error, or one that says that nobody waits.
-func eventually(bound time.Duration, try func() error) error {
+// Eventually tries every 20 ms until there is no error, or one that says that nobody
+// waits (context.Canceled). After the bound the last error is given.
+func Eventually(bound time.Duration, try func() error) error {
 	end := time.Now().Add(bound)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

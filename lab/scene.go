@@ -94,7 +94,7 @@ func (s *Scene) Direct(server string) bool {
 // Grow waits until that many more rows are acknowledged.
 func (s *Scene) Grow(n int64, bound time.Duration) error {
 	want := s.Load.Count() + n
-	return eventually(bound, func() error {
+	return Eventually(bound, func() error {
 		if has := s.Load.Count(); has < want {
 			return fmt.Errorf("%d of %d rows acknowledged", has, want)
 		}

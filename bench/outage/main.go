@@ -21,17 +21,19 @@ import (
 	"ha/bench/load"
 	"ha/bench/stage"
 	"ha/lab"
+	"ha/raftfsm"
 )
 
 const (
 	pace  = 5 * time.Millisecond // of each of two writers
 	bound = 60 * time.Second     // for a successor, and for the old primary to be back
 	after = 1500 * time.Millisecond
-	// rest is how long the primary has reigned before something happens: for cool_down
-	// after a change a host that is silent is given twice the time, and its last owner
-	// has just come back.
-	rest = 11 * time.Second
 )
+
+// rest is how long the primary has reigned before something happens: for cool_down
+// after a change a host that is silent is given twice the time, and its last owner
+// has just come back.
+var rest = raftfsm.DefaultPolicy().CoolDown + time.Second
 
 // event is something that moves the virtual IP.
 type event struct {
@@ -153,7 +155,7 @@ func once(ctx context.Context, l *lab.Lab, w *load.Load, e event) (gap, worst ti
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := reigns(ctx, l, w, st.Primary, rest); err != nil {
+	if err := rested(ctx, l, w, st.Primary); err != nil {
 		return 0, 0, err
 	}
 	at := time.Now()
@@ -167,15 +169,21 @@ func once(ctx context.Context, l *lab.Lab, w *load.Load, e event) (gap, worst ti
 	return load.Gap(acks, from, to), load.WorstWriter(acks, from, to), h.On()
 }
 
-// reigns waits for as long while the primary stays, and until every client writes.
-func reigns(ctx context.Context, l *lab.Lab, w *load.Load, primary string, long time.Duration) error {
+// rested waits until the primary has been the same for long enough and every client
+// has written meanwhile.
+func rested(ctx context.Context, l *lab.Lab, w *load.Load, primary string) error {
 	from := time.Now()
-	return await(ctx, func() bool {
-		st, err := l.Status(ctx)
-		if err != nil || st.Primary != primary {
+	return lab.Eventually(bound, func() error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if st, err := l.Status(ctx); err != nil || st.Primary != primary {
 			from = time.Now()
 		}
-		return time.Since(from) > long && allWrite(l, w, from)
+		if reign := time.Since(from); reign <= rest {
+			return fmt.Errorf("%s has been the primary for %s only", primary, reign)
+		}
+		return allWrite(l, w, from)
 	})
 }
 
@@ -183,40 +191,34 @@ func reigns(ctx context.Context, l *lab.Lab, w *load.Load, primary string, long 
 // one that waits still would have no end of its gap.
 func resumed(ctx context.Context, l *lab.Lab, w *load.Load, old string) error {
 	var moved time.Time
-	return await(ctx, func() bool {
-		if moved.IsZero() {
-			if st, err := l.Status(ctx); err == nil && st.Primary != "" && st.Primary != old {
-				moved = time.Now()
-			}
-			return false
+	return lab.Eventually(bound, func() error {
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
-		return time.Since(moved) > after && allWrite(l, w, moved.Add(after)) // looking costs time
+		if moved.IsZero() {
+			st, err := l.Status(ctx)
+			if err != nil || st.Primary == "" || st.Primary == old {
+				return errors.Join(fmt.Errorf("no other primary than %s", old), err)
+			}
+			moved = time.Now()
+		}
+		if time.Since(moved) <= after { // looking costs time
+			return errors.New("there has just been another primary")
+		}
+		return allWrite(l, w, moved.Add(after))
 	})
 }
 
-// allWrite reports whether every client has had a row acknowledged since then.
-func allWrite(l *lab.Lab, w *load.Load, since time.Time) bool {
+// allWrite names what is missing until every client has had a row acknowledged since then.
+func allWrite(l *lab.Lab, w *load.Load, since time.Time) error {
 	writing := map[string]bool{}
 	for _, a := range w.Acks() {
 		if a.At.After(since) {
 			writing[a.Server] = true
 		}
 	}
-	return len(writing) == len(l.Clients)
-}
-
-// await looks every 20 ms whether it is so, for as long as the bound.
-func await(ctx context.Context, so func() bool) error {
-	ctx, cancel := context.WithTimeout(ctx, bound)
-	defer cancel()
-	for tick := time.NewTicker(20 * time.Millisecond); ; {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("clients do not write (again): %w", ctx.Err())
-		case <-tick.C:
-		}
-		if so() {
-			return nil
-		}
+	if len(writing) < len(l.Clients) {
+		return fmt.Errorf("%d of %d clients write", len(writing), len(l.Clients))
 	}
+	return nil
 }
