@@ -218,8 +218,9 @@ func (s *State) promote(index uint64, c Command) string {
 		s.History[n-1].Why, s.History[n-1].Lossy = s.Why, c.Lossy
 	}
 	s.History = append(s.History, Reign{Epoch: c.Epoch, Primary: c.Primary, UUID: c.PrimaryUUID, Async: c.K == 0})
-	if len(s.History) > maxHistory {
-		s.History = slices.Delete(s.History, 0, len(s.History)-maxHistory)
+	if n := len(s.History) - maxHistory; n > 0 {
+		s.LossForgotten = s.LossForgotten || slices.ContainsFunc(s.History[:n], func(r Reign) bool { return r.Lossy || r.Async })
+		s.History = slices.Delete(s.History, 0, n)
 	}
 	s.Epoch, s.Primary, s.PrimaryUUID = c.Epoch, c.Primary, c.PrimaryUUID
 	s.Ackers, s.K, s.Floor, s.Left = sortAckers(c.Ackers), c.K, c.Floor, nil

@@ -11,6 +11,7 @@ const (
 	uuidA = "aaaaaaaa-0000-0000-0000-000000000000"
 	uuidB = "bbbbbbbb-0000-0000-0000-000000000000"
 	uuidC = "cccccccc-0000-0000-0000-000000000000"
+	uuidD = "dddddddd-0000-0000-0000-000000000000" // of a server that is gone
 )
 
 // reigning is a machine in which a reigns alone and settled, with b and c as
@@ -186,5 +187,39 @@ func TestNote(t *testing.T) {
 	m.State.Events = before.Events
 	if m.State.Version != before.Version || m.State.AuthIndex != before.AuthIndex {
 		t.Error("it changed the state")
+	}
+}
+
+// Of reigns that are forgotten it is known that a loss was among them: a server that
+// comes back after a hundred more may hold the last copy of what was lost.
+func TestALossIsNotForgottenWithItsReign(t *testing.T) {
+	for name, tc := range map[string]struct {
+		lossy, async bool
+		reigns       int
+		want         bool
+	}{
+		"no loss":               {reigns: 2 * maxHistory},
+		"a loss that is known":  {lossy: true, reigns: maxHistory / 2}, // of others than this server's reign
+		"a loss, the last kept": {lossy: true, reigns: maxHistory, want: true},
+		"a loss":                {lossy: true, reigns: 2 * maxHistory, want: true},
+		"async":                 {async: true, reigns: 2 * maxHistory, want: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := reigning(t)
+			m.State.History[0].Async = tc.async
+			for range tc.reigns {
+				if tc.lossy && m.State.Epoch == 1 {
+					m.must(Command{Kind: CmdRequest, Request: &Request{Kind: RequestFailover, AllowLoss: true}})
+				}
+				m.must(Command{Kind: CmdRevoke, Epoch: m.State.Epoch})
+				m.must(Command{Kind: CmdPromote, Epoch: m.State.Epoch + 1, Primary: "b", PrimaryUUID: uuidB, Ackers: []Acker{{"c", uuidC}}, K: 1,
+					Lossy: tc.lossy && m.State.Epoch == 1})
+				m.must(Command{Kind: CmdSettle, Epoch: m.State.Epoch})
+			}
+			d := &decider{s: &m.State}
+			if got := d.lossyEnd(gtid.MustParse(uuidD + ":7")); got != tc.want {
+				t.Errorf("after %d reigns %v, want %v", tc.reigns, got, tc.want)
+			}
+		})
 	}
 }

@@ -160,12 +160,13 @@ func (d *decider) mayBeRebuilt(w Wish) Refusal {
 // mayLoseOld says why the old data must not be removed before there is a copy.
 func (d *decider) mayLoseOld(m Member, n *NodeView) Refusal {
 	r, p := n.Report, d.v.Node(d.s.Primary)
-	errant := d.errantOf(p, r)
-	if r.Mysqld != MysqldRunning { // what is reported of it may be from before its last commits, or nothing
-		errant = errant.Union(d.notAtPrimary(p, d.s.Checkpoint(m.ID)))
+	holds := r.Position() // what it has received and cannot apply may be nowhere else, after a loss
+	if r.Mysqld != MysqldRunning {
+		holds = holds.Union(d.s.Checkpoint(m.ID))
 	}
+	errant := d.notAtPrimary(p, holds)
 	switch {
-	case r.Mysqld != MysqldRunning && d.lossyReign(m.ServerUUID):
+	case r.Mysqld != MysqldRunning && (d.lossyReign(m.ServerUUID) || d.lossEver()): // what is known of it may be from before its last rows
 		return Refusal{CodeNeeded, m.Name + " may hold the last copy of acknowledged rows: its data are not removed before there is a copy (no --in-place)"}
 	case !errant.IsEmpty():
 		return Refusal{CodeErrant, m.Name + " holds transactions that nobody else has (" + errant.String() + "): they are kept beside a copy, and --in-place would remove them"}
@@ -186,6 +187,12 @@ func (d *decider) mayLoseOld(m Member, n *NodeView) Refusal {
 func (d *decider) lossyReign(uuid string) bool {
 	_, lossy := d.lossySince(uuid)
 	return lossy
+}
+
+// lossEver says that rows of some reign before the present one may be nowhere but on
+// members that were away when it was succeeded.
+func (d *decider) lossEver() bool {
+	return d.s.LossForgotten || slices.ContainsFunc(d.s.History, func(r Reign) bool { return r.Lossy })
 }
 
 func (d *decider) donates(id NodeID) bool {

@@ -311,7 +311,7 @@ func TestBrokenMemberIsRebuilt(t *testing.T) {
 // In place the old data go before there is a copy: not those that may hold what nobody
 // else has, by what is reported or, where mysqld is down, by what was noted of them.
 func TestInPlaceKeepsASurplus(t *testing.T) {
-	own := gtid.MustParse(uuidC + ":1")
+	own, lost := gtid.MustParse(uuidC+":1"), gtid.MustParse(uuidD+":7")
 	down := func(v *View) { v.Nodes[2].Report.Mysqld = MysqldDown }
 	note := func(s *State, set gtid.Set) { s.Checkpoints = append(s.Checkpoints, Checkpoint{Node: "c", Set: set}) }
 	reigned := func(s *State, async bool) {
@@ -327,6 +327,18 @@ func TestInPlaceKeepsASurplus(t *testing.T) {
 		"the primary's own":       {func(s *State, v *View) { down(v); note(s, gtid.MustParse(uuidA+":1-200")) }, ""},
 		"lossy reign, and down":   {func(s *State, v *View) { down(v); reigned(s, true) }, CodeNeeded},
 		"a reign that was closed": {func(s *State, v *View) { down(v); reigned(s, false) }, ""},
+		// Of an acker that applied no more, when a loss was accepted without it: its relay
+		// log has the last copy.
+		"received, not applied": {func(_ *State, v *View) { v.Nodes[2].Report.Received = lost }, CodeErrant},
+		"received from the primary": {func(_ *State, v *View) {
+			v.Nodes[2].Report.Received = gtid.MustParse(uuidA + ":1-200")
+			v.Nodes[2].Report.Replica = nil // not following
+		}, ""},
+		"a loss since it was noted, and down": {func(s *State, v *View) {
+			down(v)
+			s.History = append([]Reign{{Epoch: s.Epoch - 1, UUID: uuidD, Lossy: true}}, s.History...)
+		}, CodeNeeded},
+		"a loss that is forgotten, and down": {func(s *State, v *View) { down(v); s.LossForgotten = true }, CodeNeeded},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, v := replicated(t)

@@ -422,7 +422,8 @@ func (d *decider) lossySince(uuid string) (reigned, lossy bool) {
 			return true, lossy || r.Async
 		}
 	}
-	return false, false
+	// Its reign may be one of those that are forgotten.
+	return false, len(d.s.History) == maxHistory && (lossy || d.s.LossForgotten)
 }
 
 // follows says that the channel is as it should be. A thread that tries to

@@ -154,7 +154,11 @@ type State struct {
 	Rebuilt     []Rebuilt    `json:"rebuilt,omitempty"`     // how the last ones ended, by recipient
 	Checkpoints []Checkpoint `json:"checkpoints,omitempty"` // by node
 	History     []Reign      `json:"history,omitempty"`     // oldest first, capped
-	Events      []Event      `json:"events,omitempty"`      // oldest first, capped
+	// LossForgotten: of the reigns that are not in History any more one was async, or
+	// ended with a loss.
+	LossForgotten bool `json:"loss_forgotten,omitempty"`
+
+	Events []Event `json:"events,omitempty"` // oldest first, capped
 }
 
 // Member gives the member with this id.
