@@ -143,7 +143,7 @@ func (d *decider) mayBeRebuilt(w Wish) Refusal {
 		return no(CodeSilent, "does not answer: start its agent, which makes the copy")
 	case n.Report.Mysqld == MysqldHung:
 		return no(CodeSilent, "has a mysqld that hangs, and nobody knows what it acknowledges when it goes on: kill it first")
-	case d.donates(m.ID):
+	case d.gives(m.ID):
 		return no(CodeDonorBusy, "is being copied from: wait for the end of that")
 	case acker && d.attachedBut(m.ID) < d.s.K:
 		return no(CodeNeeded, "is needed: without it commits would wait for acknowledgements that nobody gives. Add a node, or ask for fewer (ha config set acks="+strconv.Itoa(d.s.K-1)+")")
@@ -197,6 +197,13 @@ func (d *decider) lossEver() bool {
 
 func (d *decider) donates(id NodeID) bool {
 	return slices.ContainsFunc(d.s.Rebuilds, func(r Rebuild) bool { return r.Donor == id })
+}
+
+// gives says that the member is being copied from, for a rebuild or for a backup: its
+// server makes one copy at a time, of itself or of another.
+func (d *decider) gives(id NodeID) bool {
+	r := d.v.Node(id).Report
+	return d.donates(id) || r != nil && r.Giving
 }
 
 // donor is a member that could be copied from, or why not.
@@ -412,7 +419,7 @@ func (d *decider) wished(n *NodeView, m Member) bool {
 	switch {
 	case len(d.s.Rebuilds) >= d.s.Policy.rebuildCap():
 		d.why("%s is to be rebuilt; it waits for the end of another rebuild", m.Name)
-	case d.donates(m.ID):
+	case d.gives(m.ID):
 		d.why("%s is to be rebuilt and is being copied from", m.Name)
 	case len(cands) == 0 || cands[0].no.Code != "":
 		d.why("%s is to be rebuilt: nobody can be copied from", m.Name)
@@ -472,7 +479,7 @@ func (d *decider) fill(p, n *NodeView, m Member) bool {
 	switch {
 	case !fit && !busy:
 		return false
-	case d.donates(m.ID): // of what it had
+	case d.gives(m.ID): // of what it had
 		d.why("%s is empty and is being copied from", m.Name)
 	case busy && (!fit || cands[0].m.ID == d.s.Primary), len(d.s.Rebuilds) >= d.s.Policy.rebuildCap():
 		d.why("%s is empty and waits for a donor", m.Name)
@@ -510,6 +517,7 @@ func (d *decider) rebuild(lease Rebuild, n *NodeView, m Member) {
 			d.endRebuild(lease.Recipient, lost)
 		default:
 			d.why("%s is being rebuilt from %s: %s", m.Name, d.name(lease.Donor), rb.Phase)
+			d.failedOrder(lease, n, OpSwap)
 		}
 		return
 	}

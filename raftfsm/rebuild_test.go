@@ -117,6 +117,49 @@ func TestDonorThatGivesABackup(t *testing.T) {
 	}
 }
 
+// Nor does it take one meanwhile: the copy would fail at once, and so would the next two.
+func TestRecipientThatGivesABackup(t *testing.T) {
+	s, v := replicated(t)
+	v.Nodes[2].Report.Giving = true
+	if _, _, no := PlanRebuild(&s, &v, Wish{Recipient: "c"}); no.Code != CodeDonorBusy {
+		t.Errorf("%+v", no)
+	}
+	d := &decider{s: &s, v: &v}
+	m, _ := s.Member("c")
+	if alone := d.fill(&v.Nodes[0], &v.Nodes[2], m); !alone || len(d.out.Commit) > 0 {
+		t.Errorf("an empty member does not wait for it: %v, %+v", alone, d.out)
+	}
+	s.Wishes = []Wish{{Recipient: "c"}}
+	if d.wished(&v.Nodes[2], m); len(d.out.Commit) > 0 {
+		t.Errorf("a wish does not wait for it: %+v", d.out)
+	}
+	if donor, no := d.copyRefused(m, "has diverged"); donor != "" || no == "" {
+		t.Errorf("one that has diverged is copied anew from %q", donor)
+	}
+}
+
+// A copy that its node could not put in place, and would not again, ends its lease in
+// whichever phase the node is by now.
+func TestASwapThatFailedEndsTheLease(t *testing.T) {
+	for _, phase := range []string{CopyReady, "swap"} {
+		for code, ends := range map[string]bool{CodeFailed: true, CodeBusy: false} {
+			s, v := replicated(t)
+			lease := Rebuild{Recipient: "c", Donor: "b", Index: 9}
+			s.Rebuilds = []Rebuild{lease}
+			n := &v.Nodes[2]
+			n.Report.Rebuild = &RebuildReport{Index: 9, Phase: phase}
+			o := Order{To: "c", Op: OpSwap, Lease: 9, Token: Token{Epoch: s.Epoch}}
+			n.Orders = []OrderView{{Order: o, Answer: &Answer{Op: OpSwap, Token: o.Token, Code: code, Err: "no space left"}, Age: time.Minute}}
+			d := &decider{s: &s, v: &v}
+			m, _ := s.Member("c")
+			d.rebuild(lease, n, m)
+			if got := len(d.out.Commit) == 1 && d.out.Commit[0].Kind == CmdRebuildEnd; got != ends {
+				t.Errorf("in phase %q, answered %s: %+v", phase, code, d.out)
+			}
+		}
+	}
+}
+
 // In place old data are looked at again before the first copy, not once they are gone.
 func TestInPlaceLooksAgain(t *testing.T) {
 	for name, tc := range map[string]struct {

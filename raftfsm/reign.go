@@ -558,7 +558,7 @@ func (d *decider) copyRefused(m Member, what string) (donor NodeID, no string) {
 		return "", fmt.Sprintf("%s %s and may hold the last copy of acknowledged rows: it is not rebuilt without a person", m.Name, what)
 	case m.RebuildsFailed >= maxRebuilds:
 		return "", fmt.Sprintf("%s %s and %d rebuilds failed: look at its log", m.Name, what, m.RebuildsFailed)
-	case d.donates(m.ID):
+	case d.gives(m.ID):
 		return "", fmt.Sprintf("%s %s and is being copied from", m.Name, what)
 	case !ok || len(d.s.Rebuilds) >= d.s.Policy.rebuildCap():
 		return "", fmt.Sprintf("%s %s and no donor is free", m.Name, what)

@@ -88,6 +88,13 @@ func (r *rebuilder) active() bool {
 
 var errEnded = errors.New("the rebuild was ended")
 
+// end ends the copy that is being made.
+func (r *rebuilder) end(why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cancel(why)
+}
+
 // stop ends the copy and waits, until ctx ends, for it to have left nothing behind
 // that moves.
 func (r *rebuilder) stop(ctx context.Context) error {
@@ -168,8 +175,8 @@ func (n *Node) rebuild(ctx context.Context, o raftfsm.Order) {
 	n.log.Info("rebuild begins", "lease", o.Lease, "donor", o.Source.Host, "port", o.Source.Port)
 	began := time.Now()
 	err := n.tryRebuild(ctx, o)
-	if ctx.Err() != nil && err != nil {
-		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	if cause := context.Cause(ctx); cause != nil && err != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
 	}
 	if err != nil {
 		n.log.Warn("rebuild failed", "lease", o.Lease, "err", err)

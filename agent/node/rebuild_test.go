@@ -71,6 +71,37 @@ func (b *bench) leftovers() []string {
 	return found
 }
 
+// A copy that cannot be put in place ends there, whether or not its coordinator hears how
+// the order went: the lease, its donor and its room are for others.
+func TestACopyThatCannotBePutInPlace(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.oldData()
+		b.up()
+		b.mustOrder(rebuild(1, 19))
+		b.within(time.Minute, "ready", func() bool {
+			r := b.co.last().Rebuild
+			return r != nil && r.Phase == raftfsm.CopyReady
+		})
+		// As on a disk that is full: what the data hold cannot be noted.
+		if err := os.Mkdir(filepath.Join(b.md.dir, "ha.replaced"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if a := b.order(raftfsm.Order{Token: b.next(), Op: raftfsm.OpSwap, Lease: 19}); a.Code != raftfsm.CodeFailed {
+			t.Errorf("%+v", a)
+		}
+		b.within(time.Minute, "the copy has ended", func() bool {
+			r := b.co.last().Rebuild
+			return r.Done || r.Err != ""
+		})
+		if r := b.co.last().Rebuild; r.Done || strings.Count(r.Err, "is a directory") != 1 {
+			t.Errorf("%+v", r)
+		}
+		b.within(time.Minute, "mysqld runs on the old data, and nothing is left beside them", func() bool {
+			return b.n.isUp() && b.data() == "old" && len(b.leftovers()) == 0
+		})
+	})
+}
+
 func TestRebuild(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.oldData()

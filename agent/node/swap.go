@@ -52,6 +52,8 @@ func (n *Node) swap(ctx context.Context, o raftfsm.Order) error {
 	if err := n.putInPlace(ctx, o, old); err != nil {
 		if ctx.Err() != nil { // a newer order came: this one may come again
 			n.phase(raftfsm.CopyReady)
+		} else { // a full disk, say: nobody asks again, and the lease ends with the copy
+			n.copy.end(err)
 		}
 		return err
 	}
