@@ -23,6 +23,14 @@ func init() {
 			s.takenOver(st.Primary, at, 30*time.Second)
 			s.must(s.host(st.Primary).Free(lab.MySQLDisk))
 		}},
+		// MySQL looks for room once a minute, however soon there is some.
+		{name: "data disk of the primary full for a second", moves: moved, direct: 12 * time.Second, vip: 12 * time.Second, strike: func(s *scene, st api.Status) {
+			at := time.Now()
+			s.must(s.host(st.Primary).Fill(lab.MySQLDisk))
+			s.wait(time.Second)
+			s.must(s.host(st.Primary).Free(lab.MySQLDisk))
+			s.takenOver(st.Primary, at, 30*time.Second)
+		}},
 		// MySQL looks for room once a minute, and appliers have to catch up with what
 		// was written without them.
 		{name: "data disks of all ackers full", direct: 5 * time.Second, well: 180 * time.Second, strike: func(s *scene, st api.Status) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,8 @@ const (
 	// fullBelow is the free space at which a disk is called full: mysqld stops
 	// committing before the last byte is gone.
 	fullBelow = 1 << 20
+	// heldUpFor is how long a commit takes that is asked about.
+	heldUpFor = time.Second
 )
 
 // diskProbe lets one probe run at a time: one that hangs would pile up.
@@ -27,7 +30,7 @@ type diskProbe struct {
 // ProbeDisk writes a block to a scratch file on the data's file system, and on that
 // of the binary log if it is another, and syncs it: ErrDiskHung if that does not
 // return before ctx ends, ErrDiskFull, ErrDiskReadOnly. The block is preallocated,
-// so a probe needs no space. No SQL: that would hang behind waiting commits.
+// so a probe needs no space. ErrDiskWait: the disk is well, and mysqld does not know yet.
 func (s *Server) ProbeDisk(ctx context.Context) error {
 	s.disk.mu.Lock()
 	if s.disk.hung {
@@ -49,10 +52,36 @@ func (s *Server) ProbeDisk(ctx context.Context) error {
 	}()
 	select {
 	case err := <-done:
+		if err == nil {
+			err = s.waitsForRoom(ctx)
+		}
 		return err
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", ErrDiskHung, ctx.Err())
 	}
+}
+
+// waitsForRoom is ErrDiskWait while commits are held up that have met a full disk. mysqld
+// looks for room again a minute later, however soon there is some, and nothing ends that
+// but its death. Commits that wait for acknowledgements have one of them that says so.
+// A server that cannot be asked, or is older than 8.0.22 and keeps no log that can be,
+// is taken for well.
+func (s *Server) waitsForRoom(ctx context.Context) error {
+	var waiting, acks int
+	var longest int64 // ps
+	err := s.readOne(ctx, []any{&waiting, &acks, &longest}, `SELECT COUNT(*), COALESCE(SUM(t.PROCESSLIST_STATE LIKE 'Waiting for semi-sync%'), 0), COALESCE(MAX(e.TIMER_WAIT), 0)
+ FROM performance_schema.threads t LEFT JOIN performance_schema.events_statements_current e ON e.THREAD_ID = t.THREAD_ID AND e.NESTING_EVENT_ID IS NULL
+ WHERE t.PROCESSLIST_STATE IN `+waitingStates+` AND `+isClient)
+	held := time.Duration(longest / 1000)
+	if err != nil || waiting == 0 || acks > 0 || held < heldUpFor {
+		return nil //nolint:nilerr // see above
+	}
+	var met int
+	err = s.readOne(ctx, []any{&met}, `SELECT COUNT(*) FROM performance_schema.error_log WHERE ERROR_CODE = 'MY-000035' AND LOGGED >= NOW(6) - INTERVAL ? MICROSECOND`, held.Microseconds())
+	if err != nil || met == 0 {
+		return nil //nolint:nilerr // see above
+	}
+	return fmt.Errorf("%w: commits have been held up for %s", ErrDiskWait, held.Round(time.Second))
 }
 
 func otherDevice(a, b string) bool {

@@ -78,6 +78,9 @@ var (
 	ErrNoCut = errors.New("binary log must not be cut")
 	// ErrDenied: the donor of a clone does not know the account.
 	ErrDenied = errors.New("the donor denies access")
+	// ErrDiskWait: the file system of the data was full. It is not any more, but mysqld
+	// waits up to a minute before it tries again, and all commits with it.
+	ErrDiskWait = errors.New("mysqld waits for room on its disk, where there is some again")
 	// ErrDiskFull: no space is left on the file system of the data.
 	ErrDiskFull = errors.New("disk full")
 	// ErrDiskReadOnly: the file system of the data is mounted read-only.

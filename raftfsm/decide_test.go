@@ -259,3 +259,33 @@ func TestSickPrimaryDoesNotStay(t *testing.T) {
 		t.Errorf("both full: %s", got)
 	}
 }
+
+// A sick disk costs the primary its role where another one could take over and has none;
+// one for which only mysqld's death is missing does so in any case, if that lasts.
+func TestDiskTrigger(t *testing.T) {
+	for name, tc := range map[string]struct {
+		code   string
+		change func(s *State, v *View)
+		want   bool
+	}{
+		"full":                     {"HA-DISK-FULL", func(*State, *View) {}, true},
+		"for a moment":             {"HA-DISK-FULL", func(s *State, v *View) { v.Nodes[0].Report.Problems[0].For = s.Policy.HungAfter - 1 }, false},
+		"the other's too":          {"HA-DISK-FULL", func(_ *State, v *View) { v.Nodes[1].Report.Problems = v.Nodes[0].Report.Problems }, false},
+		"nobody else":              {"HA-DISK-FULL", func(_ *State, v *View) { v.Nodes[1].Age = time.Hour }, false},
+		"cannot be closed":         {"HA-DISK-FULL", func(s *State, _ *View) { s.Ackers, s.K = nil, 0 }, false},
+		"waits":                    {"HA-DISK-WAIT", func(*State, *View) {}, true},
+		"waits for a moment":       {"HA-DISK-WAIT", func(s *State, v *View) { v.Nodes[0].Report.Problems[0].For = s.Policy.HungAfter - 1 }, false},
+		"waits, and nobody else":   {"HA-DISK-WAIT", func(_ *State, v *View) { v.Nodes[1].Age = time.Hour }, true},
+		"waits, and nobody's acks": {"HA-DISK-WAIT", func(s *State, _ *View) { s.Ackers, s.K = nil, 0 }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, v := raised(t)
+			v.Nodes[0].Report.Problems = []Problem{{Code: tc.code, For: s.Policy.HungAfter}}
+			tc.change(&s, &v)
+			d := &decider{s: &s, v: &v}
+			if why, dead := d.trigger(&v.Nodes[0]); (why != "") != tc.want || dead || tc.want && !strings.Contains(why, tc.code) {
+				t.Errorf("%q, dead %v", why, dead)
+			}
+		})
+	}
+}

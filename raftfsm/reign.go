@@ -104,7 +104,11 @@ func (d *decider) trigger(p *NodeView) (why string, dead bool) {
 
 // DiskProblems are the codes of the problems for which a primary is replaced once
 // they have lasted, if another member does not have them.
-var DiskProblems = []string{"HA-DISK-FULL", "HA-READ-ONLY-FS", "HA-DISK-STALL"}
+var DiskProblems = []string{"HA-DISK-FULL", "HA-READ-ONLY-FS", "HA-DISK-STALL", ProblemDiskWait}
+
+// ProblemDiskWait: the disk was full and is not any more, and mysqld waits on. Ending it
+// is the cure, so that nobody else is needed for that.
+const ProblemDiskWait = "HA-DISK-WAIT"
 
 func diskProblem(r *Report) (Problem, bool) {
 	if r == nil {
@@ -121,20 +125,23 @@ func diskProblem(r *Report) (Problem, bool) {
 // diskTrigger: the primary's disk has been full, read-only or stalled for too long.
 func (d *decider) diskTrigger(r *Report) string {
 	problem, sick := diskProblem(r)
-	if !sick || problem.For < d.s.Policy.HungAfter || !d.closable() {
+	curable := problem.Code == ProblemDiskWait
+	if !sick || problem.For < d.s.Policy.HungAfter || !curable && !d.closable() {
 		return ""
 	}
-	for _, m := range d.s.DataMembers() {
-		n := d.v.Node(m.ID)
-		if m.ID == d.s.Primary || d.unfit(m.ID).Code != "" {
-			continue
-		}
-		if _, sick := diskProblem(n.Report); !sick {
-			return "the disk of " + d.name(d.s.Primary) + " is not well (" + problem.Code + ")"
-		}
+	if curable || d.anotherIsWell() {
+		return "the disk of " + d.name(d.s.Primary) + " is not well (" + problem.Code + ")"
 	}
 	d.why("the disk of %s is not well (%s), and nobody else could take over", d.name(d.s.Primary), problem.Code)
 	return ""
+}
+
+// anotherIsWell says that there is a member that could take over and whose disk is well.
+func (d *decider) anotherIsWell() bool {
+	return slices.ContainsFunc(d.s.DataMembers(), func(m Member) bool {
+		_, sick := diskProblem(d.v.Node(m.ID).Report)
+		return m.ID != d.s.Primary && d.unfit(m.ID).Code == "" && !sick
+	})
 }
 
 // lostAckAfter is how long a commit may wait while enough ackers are attached: its

@@ -223,6 +223,8 @@ func diskProblem(err error) *raftfsm.Problem {
 		code = "HA-READ-ONLY-FS"
 	case errors.Is(err, mysqlctl.ErrDiskHung):
 		code = "HA-DISK-STALL"
+	case errors.Is(err, mysqlctl.ErrDiskWait):
+		code = raftfsm.ProblemDiskWait
 	default:
 		return nil
 	}

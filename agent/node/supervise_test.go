@@ -232,7 +232,7 @@ func TestCoreDumpCountsAsDown(t *testing.T) {
 func TestDiskProblems(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.up()
-		for code, err := range map[string]error{"HA-DISK-FULL": mysqlctl.ErrDiskFull, "HA-READ-ONLY-FS": mysqlctl.ErrDiskReadOnly, "HA-DISK-STALL": mysqlctl.ErrDiskHung} {
+		for code, err := range map[string]error{"HA-DISK-FULL": mysqlctl.ErrDiskFull, "HA-READ-ONLY-FS": mysqlctl.ErrDiskReadOnly, "HA-DISK-STALL": mysqlctl.ErrDiskHung, "HA-DISK-WAIT": mysqlctl.ErrDiskWait} {
 			b.md.set(func(f *fakeMysqld) { f.fail["ProbeDisk"] = err })
 			b.within(3*time.Second, code, func() bool {
 				return slices.ContainsFunc(b.co.last().Problems, func(p raftfsm.Problem) bool { return p.Code == code })

@@ -1,0 +1,87 @@
+package mysqlctl_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ha/mysqlctl"
+	"ha/mysqlctl/mysqltest"
+)
+
+// mysqld sleeps for a minute when it finds no room for its binary log, and commits with
+// it, also when there is room a moment later (a chaos run found that): the disk is well
+// then, and the server is not.
+func TestCommitsThatWaitForRoomAreSeen(t *testing.T) {
+	logs := t.TempDir()
+	if err := unix.Mount("tmpfs", logs, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("A SMALL DISK CANNOT BE MOUNTED HERE (%v): WHAT A FULL ONE DOES TO COMMITS IS NOT TESTED", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(logs, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	n := mysqltest.New(t, func(c *mysqlctl.Config) { c.LogBin = filepath.Join(logs, "binlog") })
+	ctx := mysqltest.Ctx(t, time.Minute)
+	must(t, n.Server.Start(ctx))
+	mysqltest.Primary(t, 0, n)
+	must(t, n.Insert(ctx, "there is room"))
+
+	ballast := filepath.Join(logs, "ballast")
+	f, err := os.Create(ballast)
+	must(t, err)
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	mustBe(t, err, unix.ENOSPC)
+	must(t, f.Close())
+	answer := make(chan error, 1)
+	go func() {
+		var err error
+		for err == nil { // the first may fit into what the file has of its last page
+			err = n.Insert(context.WithoutCancel(ctx), strings.Repeat("there is none ", 100))
+		}
+		answer <- err
+	}()
+	mysqltest.Eventually(t, enough, "commit waits", func() bool { return n.MustStatus().WaitingFor > 300*time.Millisecond })
+	mustBe(t, n.ProbeDisk(ctx), mysqlctl.ErrDiskFull)
+	must(t, os.Remove(ballast))
+	mysqltest.Eventually(t, 10*time.Second, "seen", func() bool {
+		err = n.ProbeDisk(ctx)
+		return err != nil
+	})
+	mustBe(t, err, mysqlctl.ErrDiskWait)
+	select {
+	case err := <-answer:
+		t.Fatalf("it waits no more: %v", err)
+	default:
+	}
+
+	// The cure.
+	must(t, n.Kill(ctx))
+	must(t, n.Server.Start(ctx))
+	n.Exec("SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF")
+	must(t, n.Insert(ctx, "there is room again"))
+	must(t, n.ProbeDisk(ctx))
+}
+
+// Commits that take long for want of an acknowledgement have nothing to do with the disk.
+func TestCommitsThatWaitForAcksAreNotTakenForThat(t *testing.T) {
+	nodes := mysqltest.Start(t, 2)
+	p, r := mysqltest.Primary(t, 1, nodes...), nodes[1]
+	ctx := mysqltest.Ctx(t, time.Minute)
+	_, err := r.SealReplica(ctx)
+	must(t, err)
+	first, second := p.InsertWaiting("first"), p.InsertWaiting("second")
+	mysqltest.Eventually(t, enough, "commits wait", func() bool { st := p.MustStatus(); return st.Waiting > 1 && st.WaitingFor > 1200*time.Millisecond })
+	must(t, p.ProbeDisk(ctx))
+	must(t, r.Follow(ctx, p.Source(), true))
+	must(t, <-first)
+	must(t, <-second)
+}
