@@ -45,9 +45,24 @@ func (p Place) Clean() error {
 	return errors.Join(os.RemoveAll(p.clone()), os.RemoveAll(p.fresh()), os.RemoveAll(p.gone()))
 }
 
-// Empty removes the data themselves, to make room for a copy.
+// withoutThese no server starts: its system tablespaces, and the schema that is MariaDB's.
+var withoutThese = []string{"ibdata1", "mysql.ibd", "mysql"}
+
+// Empty removes the data themselves, to make room for a copy. What it leaves when it is
+// interrupted does not start any more: it would say that it has all its transactions.
 func (p Place) Empty() error {
 	if err := p.Check(); err != nil {
+		return err
+	}
+	for _, name := range withoutThese {
+		if err := os.RemoveAll(filepath.Join(p.DataDir, name)); err != nil {
+			return err
+		}
+	}
+	if err := SyncDir(p.DataDir); err != nil {
+		return err
+	}
+	if err := p.step("the rest"); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(p.DataDir)
@@ -104,16 +119,43 @@ func (p Place) Replaced() (Replaced, bool) {
 	return r, true
 }
 
-// DropOld removes Old.
-func (p Place) DropOld() error {
+// Sweep is Clean, a few megabytes at a time. Between two of them it asks pause, which
+// takes its time; done is false if that ended it.
+func (p Place) Sweep(pause func() bool) (done bool, err error) {
+	for _, dir := range []string{p.gone(), p.clone(), p.fresh()} {
+		if dir == p.fresh() { // a half removed directory must not look like a copy
+			if err := os.Rename(dir, p.gone()); errors.Is(err, fs.ErrNotExist) {
+				continue
+			} else if err != nil {
+				return false, err
+			}
+			dir = p.gone()
+		}
+		if done, err := removeGently(dir, pause); err != nil || !done {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// DropOld removes Old, as Sweep removes: what is left when it is ended is for that.
+func (p Place) DropOld(pause func() bool) (done bool, err error) {
+	if err := p.dismiss(); err != nil {
+		return false, err
+	}
+	return p.Sweep(pause)
+}
+
+// dismiss makes garbage of Old by its name: a half removed directory must not look like
+// data.
+func (p Place) dismiss() error {
 	if err := os.RemoveAll(p.gone()); err != nil {
 		return err
 	}
-	// A half removed directory must not look like data.
 	if err := os.Rename(p.Old(), p.gone()); err != nil {
 		return err
 	}
-	return errors.Join(p.syncParent(), os.RemoveAll(p.gone()))
+	return p.syncParent()
 }
 
 // KeepOld puts Old aside for good: people look at it and remove it. ErrKept: there
@@ -156,7 +198,7 @@ func (p Place) Undo() error {
 	if err := unix.Renameat2(unix.AT_FDCWD, p.Old(), unix.AT_FDCWD, p.DataDir, unix.RENAME_EXCHANGE); err != nil {
 		return err
 	}
-	return p.DropOld()
+	return errors.Join(p.dismiss(), os.RemoveAll(p.gone()))
 }
 
 // Free is the room beside the data, in bytes.

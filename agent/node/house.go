@@ -21,6 +21,9 @@ const (
 	sizeEvery = 10 * time.Minute
 	sizeMoved = 32 << 20 // bytes
 	sizeShare = 100
+	// dropPause is the rest after each piece of old data that is removed: 800 MB/s at
+	// the most.
+	dropPause = 20 * time.Millisecond
 )
 
 // room is what is known of the disk: for reports.
@@ -72,12 +75,15 @@ func (n *Node) lookInside() {
 // keepHouse removes what copies left behind and old data that nobody needs, and
 // looks how much room there is.
 func (n *Node) keepHouse(ctx context.Context) error {
-	left := true // by an agent before this one
+	said := ""
 	for {
 		if n.isUp() && n.copy.dirs.TryLock() {
-			n.clean(ctx, left)
-			left = false
+			err := n.clean(ctx)
 			n.copy.dirs.Unlock()
+			if err != nil && err.Error() != said {
+				said = err.Error()
+				n.log.Warn("what copies left behind is not removed", "err", err)
+			}
 		}
 		n.measure()
 		n.room.place(n.noCopy())
@@ -88,24 +94,27 @@ func (n *Node) keepHouse(ctx context.Context) error {
 }
 
 // clean is called while no copy is made and mysqld runs: its data are in place.
-func (n *Node) clean(ctx context.Context, left bool) {
-	if left {
-		if err := n.place.Clean(); err != nil {
-			n.log.Warn("leftovers of a copy not removed", "err", err)
-		}
+func (n *Node) clean(ctx context.Context) error {
+	// Commits wait for the same disk. A rebuild that begins removes the rest itself.
+	more := func() bool {
+		n.measure()
+		return !n.copy.active() && sleep(ctx, dropPause)
+	}
+	if done, err := n.place.Sweep(more); !done || err != nil {
+		return err
 	}
 	old, there := n.place.Replaced()
 	r := n.Report()
 	n.room.kept(whyKept(old, there, &r))
 	if !there || old.Keep || ctx.Err() != nil || r.Replica == nil || !r.Replica.IORunning || !n.holdsAll(old) {
-		return
+		return nil
 	}
-	if err := n.place.DropOld(); err != nil {
-		n.log.Warn("old data not removed", "err", err)
-		return
+	done, err := n.place.DropOld(more)
+	if err == nil && done {
+		n.room.forget()
+		n.log.Info("old data removed: the copy holds all of them", "dir", n.place.Old())
 	}
-	n.room.forget()
-	n.log.Info("old data removed: the copy holds all of them", "dir", n.place.Old())
+	return err
 }
 
 // whyKept says why old data stay, if that will not end by itself. What the present

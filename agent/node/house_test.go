@@ -102,3 +102,25 @@ func (b *bench) link() {
 		b.t.Fatal(err)
 	}
 }
+
+// What a copy left that ended while mysqld could not be stopped for the removal goes at
+// any later time, and not only with the next start: it takes the room of the next copy.
+func TestLeftoversGoWhileMysqldRuns(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.oldData()
+		b.up()
+		time.Sleep(2 * houseEvery)
+		for _, name := range []string{".clone", ".new", ".gone"} {
+			if err := os.MkdirAll(b.md.dir+name+"/app", 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(b.md.dir+name+"/app/t.ibd", make([]byte, 1<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.within(2*houseEvery, "nothing is left", func() bool { return len(b.leftovers()) == 0 })
+		if b.data() != "old" || !b.n.isUp() {
+			t.Errorf("data %q, up %v", b.data(), b.n.isUp())
+		}
+	})
+}

@@ -78,10 +78,8 @@ func (n *Node) putInPlace(ctx context.Context, o raftfsm.Order, old xtra.Replace
 	}
 	held, err := n.lastPosition(ctx)
 	known := err == nil
-	if known && n.cfg.AwaitArchived != nil {
-		limited, cancel := context.WithTimeout(ctx, archiveTimeout)
-		n.cfg.AwaitArchived(limited, held)
-		cancel()
+	if known {
+		n.awaitArchived(ctx, held)
 	}
 	if err := n.stopMysqld(ctx); err != nil {
 		return err
@@ -102,6 +100,16 @@ func (n *Node) putInPlace(ctx context.Context, o raftfsm.Order, old xtra.Replace
 	}
 	n.obs.forget()
 	return n.tokens.SetRole(o.Token, RoleNone)
+}
+
+// awaitArchived gives an archive the time to take what the data hold, before they go.
+func (n *Node) awaitArchived(ctx context.Context, held gtid.Set) {
+	if n.cfg.AwaitArchived == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, archiveTimeout)
+	defer cancel()
+	n.cfg.AwaitArchived(ctx, held)
 }
 
 // lastPosition is all that the data hold: nothing comes to them after it.
@@ -202,6 +210,9 @@ func (n *Node) putBack(o raftfsm.Order) error {
 func (n *Node) empty(ctx context.Context, o raftfsm.Order) error {
 	if err := n.mayCopyOver(ctx, o); err != nil {
 		return err
+	}
+	if held, err := n.lastPosition(ctx); err == nil {
+		n.awaitArchived(ctx, held)
 	}
 	if err := n.stopMysqld(ctx); err != nil {
 		return err
