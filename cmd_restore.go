@@ -69,6 +69,9 @@ func restore(c *cli.Context) error {
 	if !r.Until.Time.IsZero() && !m.Reached {
 		talk.line("the logs have no transaction of that time or later: all of them were replayed")
 	}
+	if m.Torn != "" {
+		talk.line(m.Torn + " ends within a transaction, as a log does that is being written or was copied in part: what comes after is not in the data")
+	}
 	next := "`ha agent` founds a new cluster on them; others are started with --join and empty directories"
 	if len(cfg.Join) > 0 {
 		next = "`ha agent` takes the node back into cluster " + m.Cluster

@@ -9,7 +9,8 @@ import (
 // newDonor makes what gives backups of this node's mysqld.
 func (a *Agent) newDonor(s raftfsm.State) *backup.Donor {
 	return &backup.Donor{Server: a.mysqldConfig(s.AgentPassword), Node: a.cfg.Name, Cluster: a.cluster, Version: a.version,
-		Busy: a.noBackup, Log: a.log}
+		StartTimeout: a.cfg.MySQL.StartTimeout,
+		Busy:         a.noBackup, Log: a.log}
 }
 
 // givesBackup says that a backup of this node's mysqld is being taken.

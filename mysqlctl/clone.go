@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	clonePoll  = 200 * time.Millisecond
-	cloneGrace = 5 * time.Second // a clone whose donor is dead takes 2.6 s to end after a KILL
+	clonePoll   = 200 * time.Millisecond
+	cloneAnswer = 2 * time.Second // bounds each question how far it is
+	cloneGrace  = 5 * time.Second // a clone whose donor is dead takes 2.6 s to end after a KILL
 )
 
 // CloneProgress is how far a clone has come. Bytes are those of all stages.
@@ -72,22 +73,38 @@ func (s *Server) Clone(ctx context.Context, src Source, dataDir string, limit in
 		p.put(c, keep)
 		done <- err
 	}()
+	if err := s.watchClone(ctx, done, progress); err != nil {
+		return fmt.Errorf("clone from %s: %w", donor, denied(err))
+	}
+	return nil
+}
+
+// watchClone tells how a clone goes until it is done. A server that does not answer has
+// the last that it said told again: who watches sees that nothing comes.
+func (s *Server) watchClone(ctx context.Context, done <-chan error, progress func(CloneProgress)) error {
+	if progress == nil {
+		return <-done
+	}
 	tick := time.NewTicker(clonePoll)
 	defer tick.Stop()
+	var at CloneProgress
+	look := func() {
+		limited, cancel := context.WithTimeout(ctx, cloneAnswer)
+		defer cancel()
+		if now, err := s.cloneProgress(limited); err == nil {
+			at = now
+		}
+		progress(at)
+	}
 	for {
 		select {
 		case err := <-done:
-			if err != nil {
-				return fmt.Errorf("clone from %s: %w", donor, denied(err))
+			if err == nil {
+				look()
 			}
-			if at, err := s.cloneProgress(ctx); err == nil && progress != nil {
-				progress(at)
-			}
-			return nil
+			return err
 		case <-tick.C:
-			if at, err := s.cloneProgress(ctx); err == nil && progress != nil {
-				progress(at)
-			}
+			look()
 		}
 	}
 }

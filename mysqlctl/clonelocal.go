@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 	"strings"
-	"time"
 )
 
 // CloneLocal copies this server's own data into dataDir on its own disk: a
@@ -36,21 +35,10 @@ func (s *Server) CloneLocal(ctx context.Context, dataDir string, progress func(C
 		p.put(c, keep)
 		done <- err
 	}()
-	tick := time.NewTicker(clonePoll)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			if err != nil {
-				return fmt.Errorf("clone to %s: %w", dataDir, err)
-			}
-			return nil
-		case <-tick.C:
-			if at, err := s.cloneProgress(ctx); err == nil && progress != nil {
-				progress(at)
-			}
-		}
+	if err := s.watchClone(ctx, done, progress); err != nil {
+		return fmt.Errorf("clone to %s: %w", dataDir, err)
 	}
+	return nil
 }
 
 // CopyOptions are what a server must be told to start on a copy of this one's data,

@@ -42,6 +42,7 @@ type Replayed struct {
 	Set     gtid.Set // what the server has when it has replayed
 	Files   int      // that it reads for that
 	Reached bool     // a transaction at which it ends was found
+	Torn    string   // the last log, if that ends within a transaction: it is left out
 }
 
 var errReached = errors.New("reached")
@@ -63,11 +64,14 @@ func (s *Server) PrepareReplay(ctx context.Context, have gtid.Set, logs []string
 			break
 		}
 		relay := fmt.Sprintf("relay-bin.%06d", r.Files+1)
-		found, reached, err := copyLog(ctx, name, filepath.Join(s.cfg.DataDir, relay), have, r.Set, until)
+		found, reached, torn, err := copyLog(ctx, name, filepath.Join(s.cfg.DataDir, relay), have, r.Set, until)
 		if err != nil {
 			return r, fmt.Errorf("%s: %w", filepath.Base(name), err)
 		}
-		r.Reached = reached
+		r.Reached, r.Torn = reached, ""
+		if torn {
+			r.Torn = filepath.Base(name)
+		}
 		if have.Contains(found) {
 			continue
 		}
@@ -88,24 +92,25 @@ func (s *Server) PrepareReplay(ctx context.Context, have gtid.Set, logs []string
 }
 
 // copyLog copies a log up to where the replay ends, if it holds anything that have
-// lacks. before is what there is once the logs before it are replayed.
-func copyLog(ctx context.Context, from, to string, have, before gtid.Set, until Until) (found gtid.Set, reached bool, err error) {
+// lacks. before is what there is once the logs before it are replayed. torn: it ends
+// within a transaction.
+func copyLog(ctx context.Context, from, to string, have, before gtid.Set, until Until) (found gtid.Set, reached, torn bool, err error) {
 	if strings.HasSuffix(from, PackedSuffix) {
 		unpacked := to + ".unpacked"
 		if err := unpackLog(from, unpacked); err != nil {
-			return found, false, err
+			return found, false, false, err
 		}
 		from = unpacked
 		defer os.Remove(unpacked)
 	}
 	in, err := os.Open(from)
 	if err != nil {
-		return found, false, err
+		return found, false, false, err
 	}
 	defer in.Close()
 	st, err := in.Stat()
 	if err != nil {
-		return found, false, err
+		return found, false, false, err
 	}
 	r := &binlogReader{file: in, size: st.Size(), parser: replication.NewBinlogParser()}
 	r.parser.SetVerifyChecksum(true)
@@ -129,26 +134,27 @@ func copyLog(ctx context.Context, from, to string, have, before gtid.Set, until 
 		return nil
 	}
 	if err := r.walk(); err != nil && !errors.Is(err, errReached) {
-		return found, false, err
+		return found, false, false, err
 	} else if err != nil {
 		reached = true
 	}
+	torn = r.torn != 0
 	if !r.begun {
-		return found, false, fmt.Errorf("%w: it has no Previous_gtids", ErrUnreadable)
+		return found, false, false, fmt.Errorf("%w: it has no Previous_gtids", ErrUnreadable)
 	}
 	if gap := r.previous.Minus(before); !gap.IsEmpty() {
-		return found, false, fmt.Errorf("%w before it: %s", ErrLogGap, gap)
+		return found, false, false, fmt.Errorf("%w before it: %s", ErrLogGap, gap)
 	}
 	if found, err = set.set(); err != nil || have.Contains(found) {
-		return found, reached, err
+		return found, reached, torn, err
 	}
 	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
 	if err != nil {
-		return found, false, err
+		return found, false, false, err
 	}
 	// What closes a log is left out: it names the next one of another server.
 	_, err = io.Copy(out, io.NewSectionReader(in, 0, max(end, r.head)))
-	return found, reached, errors.Join(err, out.Close())
+	return found, reached, torn, errors.Join(err, out.Close())
 }
 
 // Replay applies what PrepareReplay has laid into the data directory before this

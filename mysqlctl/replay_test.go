@@ -2,7 +2,9 @@ package mysqlctl_test
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -63,14 +65,25 @@ func TestReplay(t *testing.T) {
 		t.Errorf("where all is there: %+v", nothing)
 	}
 
+	// The last log was copied in part: what it lacks is left out, and that is said.
+	torn := filepath.Join(t.TempDir(), filepath.Base(logs[len(logs)-1]))
+	text, err := os.ReadFile(logs[len(logs)-1])
+	must(t, err)
+	must(t, os.WriteFile(torn, text[:len(text)-1], 0o600))
+	part, err := mysqlctl.New(copies[2], nil).PrepareReplay(ctx, have, append(slices.Clone(logs[:len(logs)-1]), torn), mysqlctl.Until{})
+	must(t, err)
+	if all := p.MustStatus().Executed; part.Torn != filepath.Base(torn) || part.Set.Equal(all) || !all.Contains(part.Set) {
+		t.Errorf("a log that is torn: %+v of %s", part, all)
+	}
+
 	for i, until := range []mysqlctl.Until{{GTID: drop}, {Time: moment}} {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			n := mysqltest.Wrap(t, copies[i])
 			r, err := n.PrepareReplay(ctx, have, logs, until)
 			must(t, err)
 			wantSet(t, "to be replayed", r.Set, before)
-			if !r.Reached {
-				t.Error("the DROP was not found")
+			if !r.Reached || r.Torn != "" {
+				t.Errorf("the DROP was not found, or a log is torn: %+v", r)
 			}
 			must(t, n.Start(ctx))
 			var left []uint64

@@ -193,3 +193,18 @@ func TestOpens(t *testing.T) {
 		}
 	}
 }
+
+// Whoever watches a clone is told again and again also where the server does not answer:
+// else nobody would end a copy of which nothing comes.
+func TestCloneIsWatchedWhereNothingAnswers(t *testing.T) {
+	s := New(Config{DataDir: t.TempDir()}, nil)
+	calls, done, ended := 0, make(chan error, 1), errors.New("ended")
+	err := s.watchClone(t.Context(), done, func(p CloneProgress) {
+		if calls++; calls == 3 {
+			done <- ended
+		}
+	})
+	if !errors.Is(err, ended) || calls < 3 {
+		t.Errorf("%v after %d calls", err, calls)
+	}
+}

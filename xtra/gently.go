@@ -22,8 +22,8 @@ const (
 	freeStep = 16 << 20
 )
 
-// pushed has what write writes below dir pushed.
-func pushed(ctx context.Context, dir string, write func() error) error {
+// Pushed has what write writes below dir handed to the disk meanwhile.
+func Pushed(ctx context.Context, dir string, write func() error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {

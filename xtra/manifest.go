@@ -53,6 +53,7 @@ type Manifest struct {
 	HA         string    `json:"ha"`    // version of the donor's agent
 	Executed   gtid.Set  `json:"gtid_executed"`
 	Began      time.Time `json:"began"`
+	Copied     time.Time `json:"copied,omitzero"` // the data are as of a moment before; not in older ones
 	Ended      time.Time `json:"ended"`
 	// Options are what a mysqld must be told to start on the data.
 	Options []string `json:"options"`

@@ -132,7 +132,7 @@ func (p Place) Take(ctx context.Context, clone CloneFunc, progress Progress) err
 	if err := p.step("copy"); err != nil {
 		return err
 	}
-	if err := pushed(ctx, dir, func() error { return clone(ctx, dir, progress) }); err != nil {
+	if err := Pushed(ctx, dir, func() error { return clone(ctx, dir, progress) }); err != nil {
 		return fmt.Errorf("copy: %w", err)
 	}
 	if err := p.step("verify"); err != nil {

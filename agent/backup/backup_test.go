@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -39,10 +40,13 @@ func TestChoose(t *testing.T) {
 		"by name":             {"n1", "n1", []api.NodeStatus{p, node("n2", "replica", 0, nil)}},
 		"witness by name":     {"w", "HA-NO-DONOR", []api.NodeStatus{p, w}},
 		"nobody of that name": {"n9", "no node", []api.NodeStatus{p}},
+		"diverged":            {"best", "n3", []api.NodeStatus{p, node("errant", "replica", 0, nil), node("n3", "replica", 9, nil)}},
+		"diverged, by name":   {"errant", "HA-NO-DONOR", []api.NodeStatus{p, node("errant", "replica", 0, nil)}},
 		"nobody":              {"best", "HA-NO-DONOR", []api.NodeStatus{w}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			donor, why, err := Choose(api.Status{Nodes: c.nodes}, c.from)
+			st := api.Status{Nodes: c.nodes, Issues: []api.Issue{{Code: "HA-LAG", Node: "n3"}, {Code: "HA-ERRANT", Node: "errant"}}}
+			donor, why, err := Choose(st, c.from)
 			got := donor.Name
 			if e, ok := err.(*api.Error); ok { //nolint:errorlint // it is made there
 				got = e.Word + " " + e.Error()
@@ -54,16 +58,16 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// lay puts backups of one file each into a directory.
+// lay puts backups of one file each, the oldest first, into a directory.
 func lay(t *testing.T, names ...string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range names {
+	for i, name := range names {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Join(path, xtra.BackupData), 0o750); err != nil {
 			t.Fatal(err)
 		}
-		m := xtra.Manifest{Name: name, Cluster: "c"}
+		m := xtra.Manifest{Name: name, Cluster: "c", Began: time.Unix(int64(i), 0)}
 		if strings.HasPrefix(name, "x-") {
 			m.Cluster = "x"
 		}
@@ -82,13 +86,14 @@ func TestDelete(t *testing.T) {
 		keep       int
 		have, want string
 	}{
-		"older ones":          {2, "1 2 3", "2 3"},
-		"never the newest":    {0, "1 2", "2"},
-		"broken do not count": {1, "1 2 broken", "2 broken"},
-		"leftovers":           {5, "1 backup-77.partial 20260301T080507Z-c.partial", "1"},
-		"of somebody else":    {1, "1 x.partial backup-x.partial", "1 backup-x.partial x.partial"},
-		"of two clusters":     {1, "1 2 x-1 x-2", "2 x-2"},
-		"the last of one":     {1, "1 2 3 x-0", "3 x-0"},
+		"older ones":           {2, "1 2 3", "2 3"},
+		"by time, not by name": {1, "golden 1", "1"},
+		"never the newest":     {0, "1 2", "2"},
+		"broken do not count":  {1, "1 2 broken", "2 broken"},
+		"leftovers":            {5, "1 backup-77.partial 20260301T080507Z-c.partial", "1"},
+		"of somebody else":     {1, "1 x.partial backup-x.partial", "1 backup-x.partial x.partial"},
+		"of two clusters":      {1, "1 2 x-1 x-2", "2 x-2"},
+		"the last of one":      {1, "1 2 3 x-0", "3 x-0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := lay(t, strings.Fields(c.have)...)

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"ha/agent/api"
@@ -12,14 +13,15 @@ import (
 const Best = "best"
 
 // Choose finds the node that gives a backup: the one named, by name or id, or the best.
-// The best is a replica that replicates and is not being rebuilt, with the least lag;
+// The best is a replica that replicates, has not diverged and is not being rebuilt, with
+// the least lag;
 // the primary only where there is none. why says it in words.
 func Choose(st api.Status, from string) (donor api.NodeStatus, why string, err error) {
 	if from != Best && from != "" {
 		var names []string
 		for _, n := range st.Nodes {
 			if n.Name == from || n.ID == from {
-				if no := unfit(n); no != "" && no == n.Doing {
+				if no := unfit(st, n); no != "" && no == n.Doing {
 					return n, "", api.Busy("%s cannot give a backup now: it %s", n.Name, no).WithHint("wait for the end of that, or take another with --from")
 				} else if no != "" {
 					return n, "", api.Refused("HA-NO-DONOR", "%s cannot give a backup: %s", n.Name, no).WithHint("take another with --from, or --from best")
@@ -34,7 +36,7 @@ func Choose(st api.Status, from string) (donor api.NodeStatus, why string, err e
 	var primary *api.NodeStatus
 	found := false
 	for _, n := range st.Nodes {
-		no := unfit(n)
+		no := unfit(st, n)
 		switch {
 		case no != "":
 			reasons = append(reasons, n.Name+": "+no)
@@ -57,7 +59,8 @@ func Choose(st api.Status, from string) (donor api.NodeStatus, why string, err e
 }
 
 // unfit says why a node cannot give a backup; "" if it can.
-func unfit(n api.NodeStatus) string {
+func unfit(st api.Status, n api.NodeStatus) string {
+	errant := func(i api.Issue) bool { return i.Code == raftfsm.CodeErrant && i.Node == n.Name }
 	switch {
 	case n.Role == "witness":
 		return "it is a witness"
@@ -67,6 +70,8 @@ func unfit(n api.NodeStatus) string {
 		return "its mysqld is " + string(n.Mysqld)
 	case n.Doing != "":
 		return n.Doing
+	case slices.ContainsFunc(st.Issues, errant):
+		return "it has transactions that the primary lacks"
 	}
 	return ""
 }

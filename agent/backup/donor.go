@@ -36,6 +36,9 @@ const (
 	spare = 64 << 20
 	// endBound is what the end of a throw-away server may take.
 	endBound = 30 * time.Second
+	// copyStall ends a copy of which nothing has come for that long: mysqld hangs, or
+	// the disk does.
+	copyStall = 5 * time.Minute
 )
 
 // Donor gives backups of one server. Its fields are set before its methods are called.
@@ -45,6 +48,8 @@ type Donor struct {
 	Node    string // name
 	Cluster func() string
 	Version string // of the agent
+	// StartTimeout bounds the start of a server on the copy.
+	StartTimeout time.Duration
 	// Busy, if set, says what forbids a copy now; "" if nothing does.
 	Busy func() string
 	Log  *slog.Logger
@@ -211,6 +216,7 @@ func (d *Donor) take(ctx context.Context, s *xtra.Sender) (xtra.Manifest, error)
 	if err := during(ctx, s, "copy", d.clone); err != nil {
 		return m, err
 	}
+	m.Copied = time.Now().UTC()
 	err := during(ctx, s, "prepare", func(ctx context.Context, _ func(done, total int64)) error { return d.prepare(ctx, &m) })
 	if err != nil {
 		return m, err
@@ -264,7 +270,25 @@ func (d *Donor) clone(ctx context.Context, report func(done, total int64)) error
 	}
 	d.giving.Store(true)
 	defer d.giving.Store(false)
-	return live.CloneLocal(ctx, d.data(), func(p mysqlctl.CloneProgress) { report(p.Done, p.Estimate) })
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var last mysqlctl.CloneProgress
+	moved := time.Now()
+	err = xtra.Pushed(ctx, d.data(), func() error {
+		return live.CloneLocal(ctx, d.data(), func(p mysqlctl.CloneProgress) {
+			if p.Stage != last.Stage || p.Done != last.Done {
+				last, moved = p, time.Now()
+			}
+			if time.Since(moved) > copyStall {
+				cancel(fmt.Errorf("mysqld has copied nothing for %s", copyStall))
+			}
+			report(p.Done, p.Estimate)
+		})
+	})
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
 }
 
 // prepare opens the copy, learns what it holds, and takes out what belongs to this
@@ -274,6 +298,8 @@ func (d *Donor) prepare(ctx context.Context, m *xtra.Manifest) (err error) {
 	if m.ServerUUID, err = mysqlctl.New(d.Server, nil).ServerUUIDOnDisk(); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, d.StartTimeout)
+	defer cancel()
 	if err := md.Start(ctx); err != nil {
 		return errors.Join(fmt.Errorf("open the copy: %w", err), End(md, true))
 	}

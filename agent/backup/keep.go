@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"ha/agent/api"
@@ -24,10 +25,11 @@ func Delete(dir string, keep int) ([]Deleted, error) {
 	if err != nil {
 		return nil, api.Failed("list backups: %w", err)
 	}
+	// A person may have given one another name.
+	slices.SortStableFunc(all, func(a, b xtra.Backup) int { return b.Began.Compare(a.Began) })
 	out := []Deleted{}
 	whole := map[string]int{} // by cluster
-	for i := len(all) - 1; i >= 0; i-- {
-		b := all[i]
+	for _, b := range all {
 		path := filepath.Join(dir, b.Name)
 		why := ""
 		switch {

@@ -54,7 +54,7 @@ func (r *Restore) logs() (names []string, size int64, err error) {
 		ext := filepath.Ext(plain)
 		stem := strings.TrimSuffix(plain, ext)
 		number, err := strconv.ParseUint(strings.TrimPrefix(ext, "."), 10, 64)
-		if err != nil || stem == "relay-bin" {
+		if err != nil || stem == "relay-bin" || strings.HasPrefix(stem, ".") { // of a tail that was cut off
 			continue
 		}
 		info, err := os.Stat(filepath.Join(r.Logs, e.Name())) // a link will do

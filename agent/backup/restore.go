@@ -51,6 +51,8 @@ type Restored struct {
 	Set gtid.Set `json:"restored_gtid_executed"`
 	// Reached: the logs hold the transaction before which the replay was to end.
 	Reached bool `json:"reached"`
+	// Torn names the last log if it ends within a transaction, which is left out.
+	Torn string `json:"torn,omitempty"`
 }
 
 // dir holds all that an unfinished restore leaves.
@@ -70,8 +72,9 @@ func (r *Restore) Run(ctx context.Context, progress func(Progress)) (Restored, e
 	if err != nil {
 		return out, err
 	}
-	if !r.Until.Time.IsZero() && r.Until.Time.Before(out.Ended) {
-		return out, tooLate(fmt.Errorf("the backup was ended at %s", out.Ended.Format(time.RFC3339)))
+	// What is later than its copy may be in it all the same: ErrPast sees that.
+	if at := cmp.Or(out.Copied, out.Ended); !r.Until.Time.IsZero() && r.Until.Time.Before(at) {
+		return out, tooLate(fmt.Errorf("its data are of %s", at.Format(time.RFC3339)))
 	}
 	release, err := r.begin(out.Bytes + 2*size) // the server writes binary logs of what it replays
 	if err != nil {
@@ -193,7 +196,7 @@ func (r *Restore) open(ctx context.Context, m *Restored, logs []string, progress
 		if err != nil {
 			return err
 		}
-		m.Set, m.Reached, replay = found.Set, found.Reached, found.Files > 0
+		m.Set, m.Reached, m.Torn, replay = found.Set, found.Reached, found.Torn, found.Files > 0
 	}
 	progress(Progress{Phase: "open"})
 	err := r.started(ctx, md)

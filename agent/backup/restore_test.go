@@ -95,7 +95,7 @@ func TestRestoreLogs(t *testing.T) {
 		files []string
 		want  string // base names; or what the error says
 	}{
-		"order":       {[]string{"db.1-bin.999999", "db.1-bin.1000000", "db.1-bin.index", "relay-bin.000001", "notes"}, "db.1-bin.999999 db.1-bin.1000000"},
+		"order":       {[]string{"db.1-bin.999999", "db.1-bin.1000000", "db.1-bin.index", "relay-bin.000001", "notes", ".ha_cut.db.1-bin.999999.15432"}, "db.1-bin.999999 db.1-bin.1000000"},
 		"two servers": {[]string{"a.000001", "b.000001"}, "two names"},
 		"none":        {[]string{"relay-bin.000001", "binlog.index"}, "no binary logs"},
 	} {

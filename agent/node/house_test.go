@@ -81,7 +81,7 @@ func TestNoCopyIsReported(t *testing.T) {
 				b.oldData()
 				tc.change(b)
 				b.up()
-				time.Sleep(2 * houseEvery)
+				time.Sleep(2*houseEvery + houseEvery/2) // between two rounds
 				r := b.co.last()
 				if !strings.Contains(r.NoCopy, tc.no) || tc.no == "" && r.NoCopy != "" || tc.engine != (len(r.Engines) == 1 && r.Engines[0].Engine == raftfsm.EngineClone && r.Engines[0].No != "") {
 					t.Errorf("%q, %+v", r.NoCopy, r.Engines)
@@ -109,7 +109,7 @@ func TestLeftoversGoWhileMysqldRuns(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.oldData()
 		b.up()
-		time.Sleep(2 * houseEvery)
+		time.Sleep(2*houseEvery + houseEvery/2) // between two rounds
 		for _, name := range []string{".clone", ".new", ".gone"} {
 			if err := os.MkdirAll(b.md.dir+name+"/app", 0o700); err != nil {
 				t.Fatal(err)
