@@ -101,6 +101,9 @@ func rebuild(c *cli.Context) error {
 	ask.Node, ask.Seen = string(plan.Node), plan.Seen
 	begun, err := postRebuild(c, client, api.PathRebuild, ask, false)
 	if err != nil {
+		if c.Context.Err() != nil {
+			fmt.Fprintf(c.App.ErrWriter, "it may have begun all the same; %s\n", comeBack(plan.Name))
+		}
 		return err
 	}
 	if c.Bool("detach") {

@@ -209,10 +209,10 @@ func refusal(no raftfsm.Refusal) error {
 		return e.WithHint("install the tool on both hosts, or copy with --engine clone")
 	case raftfsm.CodePlace:
 		return e.WithHint("the data come by rename: mysql.data_dir is to be a directory of its own with all of the data in it. The host is looked at every 10 s")
-	case raftfsm.CodeDonorBusy:
+	case raftfsm.CodeDonorBusy, raftfsm.CodeRebuilding:
 		e.Code = api.ExitBusy
 		return e.WithHint("`ha rebuild status` tells of the copies that are made")
-	case raftfsm.CodeNotFollowing, raftfsm.CodeBehind, raftfsm.CodeNoCandidate, raftfsm.CodeRebuilding, raftfsm.CodeErrant:
+	case raftfsm.CodeNotFollowing, raftfsm.CodeBehind, raftfsm.CodeNoCandidate, raftfsm.CodeErrant:
 		return e.WithHint("`ha status` says how the nodes are")
 	}
 	return e

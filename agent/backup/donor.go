@@ -36,6 +36,9 @@ const (
 	spare = 64 << 20
 	// endBound is what the end of a throw-away server may take.
 	endBound = 30 * time.Second
+	// tidyTries bounds the removal of what an earlier agent left: the next backup says
+	// what is in the way.
+	tidyTries = 120
 	// copyStall ends a copy of which nothing has come for that long: mysqld hangs, or
 	// the disk does.
 	copyStall = 5 * time.Minute
@@ -97,10 +100,10 @@ func (d *Donor) Tidy(ctx context.Context) {
 	}
 	// The real mysqld may still clone: the node ends the statements of its earlier
 	// agent, but not in this moment.
-	for gone := 0; gone < 6 && ctx.Err() == nil; gone++ {
+	for gone, tries := 0, 0; gone < 6 && tries < tidyTries && ctx.Err() == nil; gone, tries = gone+1, tries+1 {
 		if _, err := os.Lstat(d.dir()); err == nil {
 			gone = 0
-			if err := os.RemoveAll(d.dir()); err != nil {
+			if err := os.RemoveAll(d.dir()); err != nil && tries == 0 {
 				d.Log.Warn("unfinished backup not removed", "err", err)
 			}
 		}
