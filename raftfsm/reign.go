@@ -106,7 +106,7 @@ func (d *decider) trigger(p *NodeView) (why string, dead bool) {
 // they have lasted, if another member does not have them.
 var DiskProblems = []string{"HA-DISK-FULL", "HA-READ-ONLY-FS", "HA-DISK-STALL", ProblemDiskWait}
 
-// ProblemDiskWait: the disk was full and is not any more, and mysqld waits on. Ending it
+// ProblemDiskWait says that the disk was full and is not any more, and mysqld waits on. Ending it
 // is the cure, so that nobody else is needed for that.
 const ProblemDiskWait = "HA-DISK-WAIT"
 
