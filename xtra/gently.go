@@ -25,15 +25,9 @@ const (
 // Pushed has what write writes below dir handed to the disk meanwhile.
 func Pushed(ctx context.Context, dir string, write func() error) error {
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		push(ctx, dir)
-	}()
-	err := write()
-	cancel()
-	<-done
-	return err
+	defer cancel()
+	go push(ctx, dir) // nobody waits for its end: the disk may hang
+	return write()
 }
 
 // push hands what is written below dir to the disk while it is being written, until ctx
