@@ -19,6 +19,8 @@ const (
 	fullBelow = 1 << 20
 	// heldUpFor is how long a commit takes that is asked about.
 	heldUpFor = time.Second
+	// fullRetry is when mysqld looks for room again.
+	fullRetry = time.Minute
 )
 
 // diskProbe lets one probe run at a time: one that hangs would pile up.
@@ -61,27 +63,35 @@ func (s *Server) ProbeDisk(ctx context.Context) error {
 	}
 }
 
-// waitsForRoom is ErrDiskWait while commits are held up that have met a full disk. mysqld
-// looks for room again a minute later, however soon there is some, and nothing ends that
-// but its death. Commits that wait for acknowledgements have one of them that says so.
-// A server that cannot be asked, or is older than 8.0.22 and keeps no log that can be,
-// is taken for well.
+// waitsForRoom is ErrDiskWait while commits, or the receiver, are held up that have met a
+// full disk. mysqld looks for room again a minute later, however soon there is some, and
+// nothing ends that but its death. Commits that wait for acknowledgements have one of
+// them that says so. A server that cannot be asked, or is older than 8.0.22 and keeps no
+// log that can be, is taken for well.
 func (s *Server) waitsForRoom(ctx context.Context) error {
-	var waiting, acks int
+	var waiting, acks, silent int
 	var longest int64 // ps
-	err := s.readOne(ctx, []any{&waiting, &acks, &longest}, `SELECT COUNT(*), COALESCE(SUM(t.PROCESSLIST_STATE LIKE 'Waiting for semi-sync%'), 0), COALESCE(MAX(e.TIMER_WAIT), 0)
+	err := s.readOne(ctx, []any{&waiting, &acks, &longest, &silent}, `SELECT COUNT(*), COALESCE(SUM(t.PROCESSLIST_STATE LIKE 'Waiting for semi-sync%'), 0), COALESCE(MAX(e.TIMER_WAIT), 0),
+ (SELECT COUNT(*) FROM performance_schema.replication_connection_status WHERE SERVICE_STATE = 'ON' AND
+  GREATEST(LAST_HEARTBEAT_TIMESTAMP, LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP, QUEUEING_TRANSACTION_START_QUEUE_TIMESTAMP) < NOW(6) - INTERVAL 2 SECOND)
  FROM performance_schema.threads t LEFT JOIN performance_schema.events_statements_current e ON e.THREAD_ID = t.THREAD_ID AND e.NESTING_EVENT_ID IS NULL
  WHERE t.PROCESSLIST_STATE IN `+waitingStates+` AND `+isClient)
-	held := time.Duration(longest / 1000)
-	if err != nil || waiting == 0 || acks > 0 || held < heldUpFor {
+	held, what := time.Duration(longest/1000), "commits have been"
+	switch {
+	case err != nil:
 		return nil //nolint:nilerr // see above
+	case waiting > 0 && acks == 0 && held >= heldUpFor:
+	case silent > 0:
+		held, what = fullRetry, "its receiver is"
+	default:
+		return nil
 	}
 	var met int
 	err = s.readOne(ctx, []any{&met}, `SELECT COUNT(*) FROM performance_schema.error_log WHERE ERROR_CODE = 'MY-000035' AND LOGGED >= NOW(6) - INTERVAL ? MICROSECOND`, held.Microseconds())
 	if err != nil || met == 0 {
 		return nil //nolint:nilerr // see above
 	}
-	return fmt.Errorf("%w: commits have been held up for %s", ErrDiskWait, held.Round(time.Second))
+	return fmt.Errorf("%w: %s held up", ErrDiskWait, what)
 }
 
 func otherDevice(a, b string) bool {

@@ -14,33 +14,43 @@ import (
 	"ha/mysqlctl/mysqltest"
 )
 
+// smallDisk mounts one with room for 4 MB, which fill takes all and give gives back.
+func smallDisk(t *testing.T) (dir string, fill, give func()) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("A SMALL DISK CANNOT BE MOUNTED HERE (%v): WHAT A FULL ONE DOES TO MYSQLD IS NOT TESTED", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	ballast := filepath.Join(dir, "ballast")
+	return dir, func() {
+		t.Helper()
+		f, err := os.Create(ballast)
+		must(t, err)
+		for err == nil {
+			_, err = f.Write(make([]byte, 4096))
+		}
+		mustBe(t, err, unix.ENOSPC)
+		must(t, f.Close())
+	}, func() { t.Helper(); must(t, os.Remove(ballast)) }
+}
+
 // mysqld sleeps for a minute when it finds no room for its binary log, and commits with
 // it, also when there is room a moment later (a chaos run found that): the disk is well
 // then, and the server is not.
 func TestCommitsThatWaitForRoomAreSeen(t *testing.T) {
-	logs := t.TempDir()
-	if err := unix.Mount("tmpfs", logs, "tmpfs", 0, "size=4m"); err != nil {
-		t.Skipf("A SMALL DISK CANNOT BE MOUNTED HERE (%v): WHAT A FULL ONE DOES TO COMMITS IS NOT TESTED", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(logs, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	logs, fill, give := smallDisk(t)
 	n := mysqltest.New(t, func(c *mysqlctl.Config) { c.LogBin = filepath.Join(logs, "binlog") })
 	ctx := mysqltest.Ctx(t, time.Minute)
 	must(t, n.Server.Start(ctx))
 	mysqltest.Primary(t, 0, n)
 	must(t, n.Insert(ctx, "there is room"))
 
-	ballast := filepath.Join(logs, "ballast")
-	f, err := os.Create(ballast)
-	must(t, err)
-	for err == nil {
-		_, err = f.Write(make([]byte, 4096))
-	}
-	mustBe(t, err, unix.ENOSPC)
-	must(t, f.Close())
+	fill()
 	answer := make(chan error, 1)
 	go func() {
 		var err error
@@ -51,7 +61,8 @@ func TestCommitsThatWaitForRoomAreSeen(t *testing.T) {
 	}()
 	mysqltest.Eventually(t, enough, "commit waits", func() bool { return n.MustStatus().WaitingFor > 300*time.Millisecond })
 	mustBe(t, n.ProbeDisk(ctx), mysqlctl.ErrDiskFull)
-	must(t, os.Remove(ballast))
+	give()
+	var err error
 	mysqltest.Eventually(t, 10*time.Second, "seen", func() bool {
 		err = n.ProbeDisk(ctx)
 		return err != nil
@@ -69,6 +80,40 @@ func TestCommitsThatWaitForRoomAreSeen(t *testing.T) {
 	n.Exec("SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF")
 	must(t, n.Insert(ctx, "there is room again"))
 	must(t, n.ProbeDisk(ctx))
+}
+
+// Nor does a receiver do anything for a minute that found no room for its relay log.
+func TestAReceiverThatWaitsForRoomIsSeen(t *testing.T) {
+	logs, fill, give := smallDisk(t)
+	p := mysqltest.Start(t, 1)[0]
+	r := mysqltest.New(t, func(c *mysqlctl.Config) {
+		c.Options = append(c.Options, "--relay-log="+filepath.Join(logs, "relay-bin"), "--relay-log-index="+filepath.Join(logs, "relay-bin.index"))
+	})
+	ctx := mysqltest.Ctx(t, time.Minute)
+	must(t, r.Server.Start(ctx))
+	mysqltest.Primary(t, 0, p, r)
+	mysqltest.CaughtUp(t, p, r)
+	must(t, r.ProbeDisk(ctx))
+
+	fill()
+	for range 5 {
+		must(t, p.Insert(ctx, strings.Repeat("there is no room ", 100)))
+	}
+	mysqltest.Eventually(t, enough, "the receiver meets it", func() bool { return strings.Contains(r.Log(), "Disk is full writing") })
+	give()
+	var err error
+	mysqltest.Eventually(t, 10*time.Second, "seen", func() bool {
+		err = r.ProbeDisk(ctx)
+		return err != nil
+	})
+	mustBe(t, err, mysqlctl.ErrDiskWait)
+
+	// The cure.
+	must(t, r.Kill(ctx))
+	must(t, r.Server.Start(ctx))
+	must(t, r.Follow(ctx, p.Source(), false))
+	sameRows(t, p, r)
+	mysqltest.Eventually(t, enough, "well", func() bool { return r.ProbeDisk(ctx) == nil })
 }
 
 // Commits that take long for want of an acknowledgement have nothing to do with the disk.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -96,6 +97,9 @@ func (f *fakeMysqld) run() {
 }
 
 func (f *fakeMysqld) die() {
+	if errors.Is(f.fail["ProbeDisk"], mysqlctl.ErrDiskWait) { // its death is the cure
+		delete(f.fail, "ProbeDisk")
+	}
 	if f.alive {
 		f.alive, f.dumping = false, false
 		close(f.exit)

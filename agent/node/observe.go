@@ -210,8 +210,36 @@ func (n *Node) keepProbing(ctx context.Context) error {
 			}
 			n.Trigger()
 		}
+		if problem != nil && problem.Code == raftfsm.ProblemDiskWait {
+			n.endWait(ctx)
+		}
 	}
 	return ctx.Err()
+}
+
+// waitsLong is how long mysqld may wait for room that it has before it is ended.
+const waitsLong = 3 * time.Second
+
+// endWait kills the mysqld of a replica that waits for room on a disk where there is some
+// again: it comes up at once and follows, and would do nothing for up to a minute else.
+// A primary is the coordinator's.
+func (n *Node) endWait(ctx context.Context) {
+	n.obs.mu.Lock()
+	long := n.clock.Boottime()-n.obs.diskAt >= waitsLong
+	n.obs.mu.Unlock()
+	if !long || n.reigned() || n.copy.active() {
+		return
+	}
+	select {
+	case n.exec.turn <- struct{}{}:
+	default: // an order is being carried out
+		return
+	}
+	defer func() { <-n.exec.turn }()
+	n.log.Warn("mysqld waits for room that there is: it is started anew")
+	if err := n.kill(ctx); err != nil {
+		n.log.Warn("mysqld not ended", "err", err)
+	}
 }
 
 func diskProblem(err error) *raftfsm.Problem {

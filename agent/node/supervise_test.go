@@ -243,6 +243,44 @@ func TestDiskProblems(t *testing.T) {
 	})
 }
 
+// A replica whose mysqld waits for room that there is does nothing for a minute else. A
+// primary is left to the coordinator, and so is one that is in the midst of an order.
+func TestReplicaThatWaitsForRoomIsStartedAnew(t *testing.T) {
+	for name, tc := range map[string]struct {
+		primary bool
+		err     error
+		want    string
+	}{
+		"replica":              {false, mysqlctl.ErrDiskWait, "Kill Start"},
+		"primary":              {true, mysqlctl.ErrDiskWait, ""},
+		"one on a sick disk":   {false, mysqlctl.ErrDiskHung, ""},
+		"one on a full disk":   {false, mysqlctl.ErrDiskFull, ""},
+		"that has room by now": {false, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.up()
+				if tc.primary {
+					b.lead(1)
+				}
+				time.Sleep(2 * time.Second)
+				b.md.forget()
+				b.md.set(func(f *fakeMysqld) { f.fail["ProbeDisk"] = mysqlctl.ErrDiskWait })
+				time.Sleep(1500 * time.Millisecond)
+				b.md.set(func(f *fakeMysqld) { f.fail["ProbeDisk"] = tc.err })
+				time.Sleep(2 * time.Second)
+				if b.md.did("Kill") {
+					t.Error("killed at once")
+				}
+				time.Sleep(10 * time.Second)
+				if got := strings.TrimSpace(b.md.effects()); got != tc.want || !b.n.isUp() {
+					t.Errorf("did %q, want %q; up %v", got, tc.want, b.n.isUp())
+				}
+			})
+		})
+	}
+}
+
 // A coordinator that does not answer keeps the next reports from nobody.
 func TestSlowCoordinator(t *testing.T) {
 	inBubble(t, func(b *bench) {
