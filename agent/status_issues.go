@@ -47,6 +47,14 @@ const (
 	IssueCannotClose    = "HA-CANNOT-CLOSE" // no failover: those that answer do not know every acknowledged row
 )
 
+// diskHints are what to do about the disk of a mysqld.
+var diskHints = map[string]string{
+	"HA-DISK-FULL":          "make room on the file system of mysql.data_dir there",
+	"HA-READ-ONLY-FS":       "look at the kernel's log there (dmesg), mend the file system and mount it anew",
+	"HA-DISK-STALL":         "look at the kernel's log and at the load of the disk there",
+	raftfsm.ProblemDiskWait: "nothing: its mysqld is ended for that, and comes up again",
+}
+
 // waitShown is how long commits wait before status speaks of it.
 const waitShown = time.Second
 
@@ -278,6 +286,9 @@ func (b *statusBuilder) memberIssues(m raftfsm.Member) {
 	r := seen.Report
 	for _, p := range r.Problems {
 		next := ""
+		if hint, disk := diskHints[p.Code]; disk {
+			b.degraded, next = true, hint
+		}
 		switch p.Code {
 		case raftnode.CodeDisk:
 			b.degraded, next = true, raftDiskHint

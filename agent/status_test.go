@@ -189,6 +189,9 @@ func TestStatus(t *testing.T) {
 		{"a problem reported", func(in *StatusInput) {
 			in.Reports["a3"].Report.Problems = []raftfsm.Problem{{Code: "HA-DISK", Text: "the disk is full"}}
 		}, api.HealthOK, []string{"HA-DISK"}},
+		{"a replica's full disk", func(in *StatusInput) {
+			in.Reports["a3"].Report.Problems = []raftfsm.Problem{{Code: "HA-DISK-FULL", Text: "the disk is full"}}
+		}, api.HealthDegraded, []string{"HA-DISK-FULL"}},
 		{"an archive that stands", func(in *StatusInput) {
 			in.Reports["a3"].Report.Problems = []raftfsm.Problem{{Code: "HA-ARCHIVE-GAP", Text: "it has a gap"}}
 		}, api.HealthOK, []string{"HA-ARCHIVE-GAP"}},
@@ -294,5 +297,17 @@ func TestStatusPrimaryInRevoke(t *testing.T) {
 	st := statusOf(func(in *StatusInput) { revoke(in); in.Reports["a1"].Report.SuperReadOnly = true })
 	if st.Primary != "" || st.Health != api.HealthNoPrimary || st.Nodes[0].Role != "replica" {
 		t.Errorf("sealed: %q %s %s", st.Primary, st.Health, st.Nodes[0].Role)
+	}
+}
+
+// Whoever reads of a sick disk is told what to do about it.
+func TestDiskHints(t *testing.T) {
+	for _, code := range raftfsm.DiskProblems {
+		if diskHints[code] == "" {
+			t.Errorf("%s has no hint", code)
+		}
+	}
+	if len(diskHints) != len(raftfsm.DiskProblems) {
+		t.Error(diskHints)
 	}
 }
