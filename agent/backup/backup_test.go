@@ -1,9 +1,12 @@
 package backup
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -136,4 +139,32 @@ func TestDeleteLeavesWhatIsBeingMade(t *testing.T) {
 	if err := unix.Access(path, unix.F_OK); err == nil {
 		t.Error("it is still there")
 	}
+}
+
+// Whoever looks for leftovers at that very moment keeps no backup from being begun.
+func TestPartialIsMadeBesideWhoLooks(t *testing.T) {
+	dir := t.TempDir()
+	ctx, stop := context.WithCancel(t.Context())
+	var looking sync.WaitGroup
+	for range 4 {
+		looking.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := Delete(dir, 1); err != nil && !errors.Is(err, os.ErrNotExist) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 200 {
+		path, release, err := makePartial(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+		release()
+	}
+	stop()
+	looking.Wait()
 }

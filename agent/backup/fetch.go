@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -44,17 +45,22 @@ func Fetch(ctx context.Context, client *http.Client, addr, dir string, req api.B
 }
 
 // makePartial makes a directory that is locked for as long as this process lives:
-// so it is known which leftovers are some.
+// so it is known which leftovers are some. It has no name of one before it is locked.
 func makePartial(dir string) (path string, release func(), err error) {
-	if path, err = os.MkdirTemp(dir, xtra.PartialName); err != nil {
+	hidden, err := os.MkdirTemp(dir, "."+xtra.PartialName)
+	if err != nil {
 		return "", nil, api.Failed("make the directory of the backup: %w", err)
 	}
-	f, err := os.Open(path)
+	path = filepath.Join(dir, strings.TrimPrefix(filepath.Base(hidden), "."))
+	f, err := os.Open(hidden)
 	if err == nil {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}
+	if err == nil {
+		err = os.Rename(hidden, path)
+	}
 	if err != nil {
-		return "", nil, api.Failed("lock %s: %w", path, err)
+		return "", nil, errors.Join(api.Failed("lock %s: %w", path, err), os.Remove(hidden))
 	}
 	return path, func() { _ = f.Close() }, nil
 }
