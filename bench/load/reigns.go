@@ -37,18 +37,23 @@ const twoChanges = 100 * time.Millisecond
 
 // reigns goes through the acknowledgements in order of time. A server that was not
 // the last one to reign and gives an OK for a statement sent since reigns from then
-// on, unless the other one goes on. Whose OKs came through an address that moves (a
+// on, unless the other one goes on. One that gives its first OK for a statement sent
+// before the other one's first has reigned before that, as its epoch says. Whose OKs came through an address that moves (a
 // writer that is none of servers) is not known: they tell nothing here.
 func reigns(servers []Server, acks []Ack, epochs int) Reigns {
 	r := Reigns{Epochs: epochs}
 	acks = slices.DeleteFunc(slices.Clone(acks), func(a Ack) bool {
 		return !slices.ContainsFunc(servers, func(s Server) bool { return s.Name == a.Server })
 	})
-	current, over := "", map[string]time.Time{} // over: a server's successor's first OK
+	current, since, over := "", time.Time{}, map[string]time.Time{} // over: a server's successor's first OK
 	for i, a := range acks {
 		switch deposed, was := over[a.Server]; {
 		case a.Server == current:
 		case was && a.Sent.Before(deposed):
+			r.Late++
+		case !was && a.Sent.Before(since):
+			over[a.Server] = since
+			r.Changes++
 			r.Late++
 		case current != "" && goesOn(acks[i+1:], current, a.At):
 			r.Double++
@@ -57,7 +62,7 @@ func reigns(servers []Server, acks []Ack, epochs int) Reigns {
 				over[current] = a.At
 				r.Changes++
 			}
-			current = a.Server
+			current, since = a.Server, a.At
 		}
 	}
 	return r

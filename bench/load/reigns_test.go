@@ -38,7 +38,10 @@ func TestReigns(t *testing.T) {
 		{"of unknown epochs, too", slices.Concat(change, []Ack{ok("a", 606, 900)}), -1, 1, 0, 1, false},
 		{"both", slices.Concat(every("a", 0, 1000), every("b", 503, 1000)), 1, 1, 0, 49, false},
 		{"both, one after the other's silence", slices.Concat(every("a", 0, 500), every("b", 600, 700), []Ack{ok("a", 1000, 1005)}, every("b", 1300, 1400)), 1, 3, 0, 0, false},
-		{"one that never reigned", slices.Concat(every("a", 0, 500), []Ack{ok("b", -50, 202)}), 0, 0, 0, 1, false},
+		{"one that never reigned", slices.Concat(every("a", 0, 500), []Ack{ok("b", -50, 202)}), 0, 1, 1, 0, false},
+		{"one that never reigned, for what was sent since", slices.Concat(every("a", 0, 500), []Ack{ok("b", 50, 202)}), 1, 0, 0, 1, false},
+		// It was stopped before anybody had its OK, and deposed (a chaos run).
+		{"late without one before", slices.Concat(every("a", 0, 500), []Ack{ok("b", -50, 202), ok("b", -60, 203)}), 1, 1, 2, 0, true},
 		{"through an address that moves", slices.Concat(change, every("vip", 0, 2000)), 1, 1, 0, 0, true},
 	} {
 		slices.SortStableFunc(tt.acks, func(a, b Ack) int { return a.At.Compare(b.At) })
