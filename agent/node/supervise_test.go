@@ -268,7 +268,7 @@ func TestReplicaThatWaitsForRoomIsStartedAnew(t *testing.T) {
 				b.md.set(func(f *fakeMysqld) { f.fail["ProbeDisk"] = mysqlctl.ErrDiskWait })
 				time.Sleep(1500 * time.Millisecond)
 				b.md.set(func(f *fakeMysqld) { f.fail["ProbeDisk"] = tc.err })
-				time.Sleep(2 * time.Second)
+				time.Sleep(waitsLong - 1600*time.Millisecond)
 				if b.md.did("Kill") {
 					t.Error("killed at once")
 				}
