@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"time"
+
 	"ha/agent/api"
 	"ha/agent/backup"
 	"ha/raftfsm"
@@ -30,16 +32,32 @@ func (a *Agent) noBackup() string {
 	return a.noCopying()
 }
 
-// noCopying says what forbids any copy now: the data are being replaced.
+// takeOverTime is how long an agent that has just been started has to take its mysqld
+// over before a copy is refused.
+const takeOverTime = 5 * time.Second
+
+// noCopying says what forbids any copy now: the data are being replaced, or the agent has
+// not taken its mysqld over yet. It ends the sessions of an earlier agent for that, and
+// would take those of a copy for some of them.
 func (a *Agent) noCopying() string {
-	n := a.node.Load()
-	if n == nil {
-		return "its agent is starting"
+	for end := time.Now().Add(takeOverTime); ; time.Sleep(20 * time.Millisecond) {
+		n := a.node.Load()
+		late := time.Now().After(end)
+		switch {
+		case n == nil && late:
+			return "its agent is starting"
+		case n == nil:
+			continue
+		}
+		switch r := (*n).Report(); {
+		case r.Rebuild != nil && !r.Rebuild.Done && r.Rebuild.Err == "":
+			return "it is being rebuilt"
+		case r.Mysqld == raftfsm.MysqldRunning:
+			return ""
+		case late:
+			return "its mysqld is " + string(r.Mysqld)
+		}
 	}
-	if r := (*n).Report().Rebuild; r != nil && !r.Done && r.Err == "" {
-		return "it is being rebuilt"
-	}
-	return ""
 }
 
 // errNoDonor answers who asks a node without a mysqld, or too early.
