@@ -39,6 +39,17 @@ func smallDisk(t *testing.T) (dir string, fill, give func()) {
 	}, func() { t.Helper(); must(t, os.Remove(ballast)) }
 }
 
+// seenToWait waits until a probe, of a disk that is well again, says that mysqld waits on.
+func seenToWait(t *testing.T, n *mysqltest.Node) {
+	t.Helper()
+	var err error
+	mysqltest.Eventually(t, 10*time.Second, "seen", func() bool {
+		err = n.ProbeDisk(t.Context())
+		return err != nil
+	})
+	mustBe(t, err, mysqlctl.ErrDiskWait)
+}
+
 // mysqld sleeps for a minute when it finds no room for its binary log, and commits with
 // it, also when there is room a moment later (a chaos run found that): the disk is well
 // then, and the server is not.
@@ -62,12 +73,7 @@ func TestCommitsThatWaitForRoomAreSeen(t *testing.T) {
 	mysqltest.Eventually(t, enough, "commit waits", func() bool { return n.MustStatus().WaitingFor > 300*time.Millisecond })
 	mustBe(t, n.ProbeDisk(ctx), mysqlctl.ErrDiskFull)
 	give()
-	var err error
-	mysqltest.Eventually(t, 10*time.Second, "seen", func() bool {
-		err = n.ProbeDisk(ctx)
-		return err != nil
-	})
-	mustBe(t, err, mysqlctl.ErrDiskWait)
+	seenToWait(t, n)
 	select {
 	case err := <-answer:
 		t.Fatalf("it waits no more: %v", err)
@@ -101,12 +107,7 @@ func TestAReceiverThatWaitsForRoomIsSeen(t *testing.T) {
 	}
 	mysqltest.Eventually(t, enough, "the receiver meets it", func() bool { return strings.Contains(r.Log(), "Disk is full writing") })
 	give()
-	var err error
-	mysqltest.Eventually(t, 10*time.Second, "seen", func() bool {
-		err = r.ProbeDisk(ctx)
-		return err != nil
-	})
-	mustBe(t, err, mysqlctl.ErrDiskWait)
+	seenToWait(t, r)
 
 	// The cure.
 	must(t, r.Kill(ctx))

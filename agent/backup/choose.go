@@ -14,8 +14,7 @@ const Best = "best"
 
 // Choose finds the node that gives a backup: the one named, by name or id, or the best.
 // The best is a replica that replicates, has not diverged and is not being rebuilt, with
-// the least lag;
-// the primary only where there is none. why says it in words.
+// the least lag; the primary only where there is none. why says it in words.
 func Choose(st api.Status, from string) (donor api.NodeStatus, why string, err error) {
 	if from != Best && from != "" {
 		var names []string

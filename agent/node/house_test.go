@@ -81,7 +81,7 @@ func TestNoCopyIsReported(t *testing.T) {
 				b.oldData()
 				tc.change(b)
 				b.up()
-				time.Sleep(2*houseEvery + houseEvery/2) // between two rounds
+				time.Sleep(2 * houseEvery)
 				r := b.co.last()
 				if !strings.Contains(r.NoCopy, tc.no) || tc.no == "" && r.NoCopy != "" || tc.engine != (len(r.Engines) == 1 && r.Engines[0].Engine == raftfsm.EngineClone && r.Engines[0].No != "") {
 					t.Errorf("%q, %+v", r.NoCopy, r.Engines)
