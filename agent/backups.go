@@ -36,28 +36,31 @@ func (a *Agent) noBackup() string {
 // over before a copy is refused.
 const takeOverTime = 5 * time.Second
 
-// noCopying says what forbids any copy now: the data are being replaced, or the agent has
-// not taken its mysqld over yet. It ends the sessions of an earlier agent for that, and
-// would take those of a copy for some of them.
+// noCopying says what forbids any copy now. An agent that has just been started ends the
+// sessions of an earlier one as it takes mysqld over, and would take those of a copy for
+// some of them: that is waited for.
 func (a *Agent) noCopying() string {
 	for end := time.Now().Add(takeOverTime); ; time.Sleep(20 * time.Millisecond) {
-		n := a.node.Load()
-		late := time.Now().After(end)
-		switch {
-		case n == nil && late:
-			return "its agent is starting"
-		case n == nil:
-			continue
-		}
-		switch r := (*n).Report(); {
-		case r.Rebuild != nil && !r.Rebuild.Done && r.Rebuild.Err == "":
-			return "it is being rebuilt"
-		case r.Mysqld == raftfsm.MysqldRunning:
-			return ""
-		case late:
-			return "its mysqld is " + string(r.Mysqld)
+		why, starting := a.noCopyNow()
+		if !starting || time.Now().After(end) {
+			return why
 		}
 	}
+}
+
+// noCopyNow is why nothing is copied in this moment; starting: that may be over soon.
+func (a *Agent) noCopyNow() (why string, starting bool) {
+	n := a.node.Load()
+	if n == nil {
+		return "its agent is starting", true
+	}
+	switch r := (*n).Report(); {
+	case r.Rebuild != nil && !r.Rebuild.Done && r.Rebuild.Err == "": // its data are being replaced
+		return "it is being rebuilt", false
+	case r.Mysqld != raftfsm.MysqldRunning:
+		return "its mysqld is " + string(r.Mysqld), true
+	}
+	return "", false
 }
 
 // errNoDonor answers who asks a node without a mysqld, or too early.
