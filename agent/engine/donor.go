@@ -140,9 +140,13 @@ func (d *Donor) send(ctx context.Context, e Engine, s *xtra.Sender, throttle int
 			at.Total = int64(n)
 		}
 	}
+	parallel := threads
+	if throttle > 0 {
+		parallel = 1 // reading ahead on many files is what the throttle is to spare the disk
+	}
 	said := &tail{}
 	cmd := tool(ctx, said, e.backup, "--defaults-file="+options, "--backup", "--stream=xbstream",
-		"--target-dir="+d.Dir, "--tmpdir="+d.Dir)
+		"--target-dir="+d.Dir, "--tmpdir="+d.Dir, fmt.Sprintf("--parallel=%d", parallel))
 	blocks := make(chan []byte)
 	cmd.Stdout = writeFunc(func(p []byte) (int, error) {
 		select {

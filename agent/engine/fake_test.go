@@ -23,6 +23,7 @@ case "$*" in
 *--version*) echo "x based on MySQL server 9.7.4 Linux" ;;
 *--backup*)
 	case "$*" in *'cr#et'*) exit 9 ;; esac
+	case "$*" in *"--parallel=${PARALLEL:-4}") ;; *) exit 7 ;; esac
 	grep -q 'password="se\\\\cr#et"' "${1#--defaults-file=}" || exit 8
 	case $FAKE in
 	fails) echo half; echo "no space" >&2; exit 1 ;;
@@ -45,6 +46,7 @@ case "$*" in
 	;;
 *)
 	[ "$FAKE" != unpack-fails ] || { echo "wrong chunk" >&2; exit 1; }
+	[ "$4" = --parallel=4 ] || exit 7
 	cat >"$3/all"
 	;;
 esac
@@ -215,9 +217,11 @@ func TestToolsThatHang(t *testing.T) {
 	}
 }
 
-// The throttle is for data, however well they can be compressed.
+// The throttle is for data, however well they can be compressed, and no other reader
+// goes on meanwhile.
 func TestThrottle(t *testing.T) {
 	fakes(t, "big")
+	t.Setenv("PARALLEL", "1")
 	addr, client := serve(t, fakeDonor(t, "9.7.4"))
 	began := time.Now()
 	got, err := XtraBackup.Fetch(t.Context(), client, addr, filepath.Join(t.TempDir(), "data"), 2<<20, func(api.BackupProgress) {})

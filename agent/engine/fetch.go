@@ -104,7 +104,7 @@ func (e Engine) receive(ctx context.Context, client *http.Client, addr, dir stri
 	unpacking, kill := context.WithCancel(in.Context())
 	defer kill()
 	said := &tail{}
-	cmd := tool(unpacking, said, e.unpack, "-x", "-C", dir)
+	cmd := tool(unpacking, said, e.unpack, "-x", "-C", dir, fmt.Sprintf("--parallel=%d", threads))
 	from, to, err := os.Pipe()
 	if err != nil {
 		return end, err

@@ -68,6 +68,12 @@ func sequence(t *testing.T, id string) int {
 // A copy under load becomes a replica of its donor: so its position is exactly that of
 // its rows. One transaction too many or too few would end the replication, or differ.
 func TestMariaDBCopyFollowsItsDonor(t *testing.T) {
+	for name, throttle := range map[string]int64{"throttled": slow, "in parallel": 0} {
+		t.Run(name, func(t *testing.T) { testMariaDBCopy(t, throttle) })
+	}
+}
+
+func testMariaDBCopy(t *testing.T, throttle int64) {
 	src, d := realDonor(t)
 	addr, client := serve(t, d)
 	dst, p := place(t, src.prefix)
@@ -79,7 +85,7 @@ func TestMariaDBCopyFollowsItsDonor(t *testing.T) {
 	var got Copy
 	var sawArgs, sawCopied atomic.Bool
 	copied := func(ctx context.Context, dir string, _ xtra.Progress) (err error) {
-		got, err = MariaDBBackup.Fetch(ctx, client, addr, dir, slow, func(at api.BackupProgress) {
+		got, err = MariaDBBackup.Fetch(ctx, client, addr, dir, throttle, func(at api.BackupProgress) {
 			sawCopied.Store(sawCopied.Load() || at.Done > 1<<20)
 			for _, line := range processes(t, d.Dir) {
 				sawArgs.Store(true)

@@ -11,6 +11,10 @@ import (
 	"time"
 )
 
+// threads is how many files a tool reads, or writes, at a time: a fast disk gives more to
+// several readers than to one.
+const threads = 4
+
 // killBound is how long the end of a killed tool's pipes is waited for.
 const killBound = 5 * time.Second
 
