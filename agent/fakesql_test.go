@@ -186,7 +186,7 @@ func (c fakeSQL) Kill(context.Context) error {
 	return nil
 }
 
-func (c fakeSQL) Stop(ctx context.Context) error {
+func (c fakeSQL) StopFast(ctx context.Context) error {
 	return c.do(ctx, func(s *fakeServer) error {
 		s.semi = false
 		s.release() // a clean end answers OK to what waits

@@ -222,6 +222,18 @@ func (s *Server) Kill(ctx context.Context) error {
 	return err
 }
 
+// StopFast is [Server.Stop] of a server whose data are to be replaced: it leaves its
+// changed pages to crash recovery, if ever there is one. To flush them may take minutes,
+// and commits of others on the same disk wait meanwhile.
+func (s *Server) StopFast(ctx context.Context) error {
+	if s.Alive() {
+		if err := s.exec(ctx, "SET GLOBAL innodb_fast_shutdown = 2"); err != nil {
+			s.log.Debug("mysqld flushes its pages before it ends", "err", err)
+		}
+	}
+	return s.Stop(ctx)
+}
+
 // Stop makes the server read-only, ends replication and shuts it down cleanly: 1 s,
 // up to 12 s with replicas attached. A clean shutdown answers OK to commits that
 // wait for an acknowledgement, so where one waits it refuses (ErrWaitingCommits);

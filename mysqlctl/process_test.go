@@ -261,6 +261,24 @@ func TestStopEndsCleanly(t *testing.T) {
 	must(t, n.Stop(ctx))
 }
 
+// Data that are replaced are not flushed before; they can be opened again nevertheless.
+func TestStopFastFlushesNothing(t *testing.T) {
+	n := mysqltest.Start(t, 1)[0]
+	ctx := mysqltest.Ctx(t, enough)
+	n.Exec("SET GLOBAL super_read_only = OFF", "SET GLOBAL log_error_verbosity = 3")
+	n.Exec("CREATE TABLE app.fast (i INT PRIMARY KEY)", "INSERT INTO app.fast VALUES (1), (2)")
+	held := n.MustStatus().Executed
+	must(t, n.StopFast(ctx))
+	if log := n.Log(); n.Alive() || !strings.Contains(log, "very fast shutdown") || !strings.Contains(log, "Shutdown complete") {
+		t.Errorf("flushed, or no clean end:\n%s", log)
+	}
+	must(t, n.StopFast(ctx)) // nothing to do
+	must(t, n.Start(ctx))
+	if again := n.MustStatus().Executed; !again.Equal(held) || n.Value("SELECT COUNT(*) FROM app.fast") != "2" {
+		t.Errorf("opened again it holds %s, not %s", again, held)
+	}
+}
+
 // A frozen server must not hold its callers, whatever they ask of it.
 func TestCallsReturnAtTheirDeadlineOnAFrozenServer(t *testing.T) {
 	n := mysqltest.Start(t, 1)[0]

@@ -255,8 +255,8 @@ func (f *fakeMysqld) Kill(context.Context) error {
 	return nil
 }
 
-func (f *fakeMysqld) Stop(ctx context.Context) error {
-	return f.changes(ctx, "Stop", func() error { f.die(); return nil })
+func (f *fakeMysqld) StopFast(ctx context.Context) error {
+	return f.changes(ctx, "StopFast", func() error { f.die(); return nil })
 }
 
 func (f *fakeMysqld) Close() error { return nil }

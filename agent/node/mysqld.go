@@ -19,7 +19,7 @@ type Mysqld interface {
 	Exited() <-chan struct{}
 	CoreDumping() bool
 	Kill(ctx context.Context) error
-	Stop(ctx context.Context) error
+	StopFast(ctx context.Context) error
 	Close() error
 
 	Status(ctx context.Context) (mysqlctl.Status, error)

@@ -116,7 +116,7 @@ func TestRebuild(t *testing.T) {
 		})
 		b.md.forget()
 		b.n.cfg.AwaitArchived = func(_ context.Context, set gtid.Set) {
-			if !b.md.did("SealReplica") || b.md.did("Stop") || !set.Equal(b.md.position().All()) {
+			if !b.md.did("SealReplica") || b.md.did("StopFast") || !set.Equal(b.md.position().All()) {
 				t.Errorf("the archive is waited for, to have %s, after %s", set, b.md.effects())
 			}
 			b.md.set(func(f *fakeMysqld) { f.log = append(f.log, "archived") })
@@ -134,7 +134,7 @@ func TestRebuild(t *testing.T) {
 		if r := b.ended(19); !r.Done || r.Err != "" {
 			t.Fatalf("%+v", r)
 		}
-		if got := b.md.effects(); got != "Clone SealReplica archived Stop Start DiscardReceived" {
+		if got := b.md.effects(); got != "Clone SealReplica archived StopFast Start DiscardReceived" {
 			t.Errorf("did %s", got)
 		}
 		if b.data() != "new" || len(b.leftovers()) != 1 || !b.n.isUp() || b.n.Stored().Role != RoleNone {

@@ -223,7 +223,7 @@ func (n *Node) empty(ctx context.Context, o raftfsm.Order) error {
 	return errors.Join(err, n.tokens.SetRole(o.Token, RoleNone))
 }
 
-// stopMysqld ends mysqld cleanly, else by SIGKILL.
+// stopMysqld ends the mysqld of data that are replaced, in an orderly way, else by SIGKILL.
 func (n *Node) stopMysqld(ctx context.Context) error {
 	if !n.md.Alive() {
 		return nil
@@ -232,7 +232,7 @@ func (n *Node) stopMysqld(ctx context.Context) error {
 	n.sup.stopping = true
 	n.sup.mu.Unlock()
 	limited, cancel := context.WithTimeout(ctx, stopTimeout)
-	err := n.md.Stop(limited)
+	err := n.md.StopFast(limited)
 	cancel()
 	if err == nil && !n.md.Alive() {
 		return nil
