@@ -2,6 +2,7 @@ package mysqlctl_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,6 +75,12 @@ func TestCommitsThatWaitForRoomAreSeen(t *testing.T) {
 	mustBe(t, n.ProbeDisk(ctx), mysqlctl.ErrDiskFull)
 	give()
 	seenToWait(t, n)
+	// Each look says so: who acts on it waits until it has lasted.
+	for i := range 200 {
+		if err := n.ProbeDisk(ctx); !errors.Is(err, mysqlctl.ErrDiskWait) {
+			t.Fatalf("look %d: %v", i, err)
+		}
+	}
 	select {
 	case err := <-answer:
 		t.Fatalf("it waits no more: %v", err)
