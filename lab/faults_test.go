@@ -75,15 +75,16 @@ func (s *scene) host(name string) *lab.Host {
 func (s *scene) eventually(bound time.Duration, what string, ok func() (bool, string)) time.Duration {
 	s.Helper()
 	began := time.Now()
-	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C {
-		good, seen := ok()
-		if good {
-			return time.Since(began)
+	err := lab.Eventually(bound, func() error {
+		if good, seen := ok(); !good {
+			return fmt.Errorf("%s; last seen: %s", what, seen)
 		}
-		if time.Since(began) > bound {
-			s.Fatalf("not within %s: %s; last seen: %s; status: %s", bound, what, seen, s.status())
-		}
+		return nil
+	})
+	if err != nil {
+		s.Fatalf("%v; status: %s", err, s.status())
 	}
+	return time.Since(began)
 }
 
 // takenOver waits for the first row that another server acknowledges.

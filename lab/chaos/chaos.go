@@ -187,17 +187,16 @@ func (c *chaos) viaVIP() []load.Ack {
 // written waits until clients of the virtual IP write.
 func (c *chaos) written(ctx context.Context) error {
 	from := time.Now()
-	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C {
-		if acks := c.viaVIP(); len(acks) > 0 && acks[len(acks)-1].At.After(from) {
+	return lab.Eventually(writeBound, func() error {
+		acks := c.viaVIP()
+		switch {
+		case len(acks) > 0 && acks[len(acks)-1].At.After(from):
 			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
 		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if time.Since(from) > writeBound {
-			return fmt.Errorf("nobody writes through the virtual IP, %s after all was well", writeBound)
-		}
-	}
+		return errors.New("nobody writes through the virtual IP, though all is well")
+	})
 }
 
 // strike begins a blow, or two, and gives what ends them after their time.
