@@ -5,12 +5,9 @@ package bare
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,6 +22,13 @@ import (
 	"ha/bench/load"
 )
 
+// semisync has a server acknowledge as a replica and wait for ever as a primary.
+var semisync = []string{
+	"--super-read-only=ON", "--sync-relay-log=1", "--relay-log-recovery=OFF",
+	"--plugin-load-add=semisync_source.so;semisync_replica.so", "--loose-rpl-semi-sync-replica-enabled=ON",
+	"--loose-rpl-semi-sync-source-timeout=4294967295000",
+}
+
 // attachBound is how long a replica may take to attach.
 const attachBound = 10 * time.Second
 
@@ -36,21 +40,10 @@ type Cluster struct {
 	mysqld string
 }
 
-// Server is one of them.
-type Server struct {
-	Name string
-
-	ip, dir string
-	id      int
-	cmd     *exec.Cmd
-	exited  chan struct{}
-	db      *sql.DB // root, over the unix socket
-}
-
 // Load gives the servers as those who write to them know them.
 func (b *Cluster) Load() (servers []load.Server) {
 	for _, s := range b.Servers {
-		servers = append(servers, load.Server{Name: s.Name, DSN: fmt.Sprintf("app:app@tcp(%s:3306)/app?tls=preferred&timeout=2s", s.ip)})
+		servers = append(servers, load.Server{Name: s.Name, DSN: fmt.Sprintf("app:app@tcp(%s:3306)/app?tls=preferred&timeout=2s", s.IP)})
 	}
 	return servers
 }
@@ -81,26 +74,23 @@ func New(ctx context.Context, base string) (*Cluster, error) {
 
 // start starts three servers and makes the first the primary.
 func (b *Cluster) start(ctx context.Context, base string) error {
-	ip, err := netip.ParseAddr(base)
-	if err != nil {
-		return err
-	}
-	for range 256 { // the network after the sandbox's
-		ip = ip.Next()
-	}
 	for i := 1; i <= 3; i++ {
-		ip = ip.Next()
-		s := &Server{Name: fmt.Sprintf("b%d", i), ip: ip.String(), id: i, dir: filepath.Join(b.dir, fmt.Sprintf("b%d", i))}
+		ip, err := Address(base, i)
+		if err != nil {
+			return err
+		}
+		name := fmt.Sprintf("b%d", i)
+		s := &Server{Name: name, Mysqld: b.mysqld, Dir: filepath.Join(b.dir, name), IP: ip, ID: i, Options: semisync}
 		b.Servers = append(b.Servers, s)
 		if err := b.copyTemplate(s); err != nil {
 			return err
 		}
-		if err := b.run(ctx, s); err != nil {
+		if err := s.Start(ctx); err != nil {
 			return err
 		}
 	}
 	p := b.Servers[0]
-	err = p.exec(ctx, "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF",
+	err := p.Exec(ctx, "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF",
 		"CREATE DATABASE app", "CREATE TABLE app.barrier (i INT AUTO_INCREMENT PRIMARY KEY)", "CREATE USER app@'%' IDENTIFIED BY 'app'", "GRANT ALL ON app.* TO app@'%'",
 		"CREATE USER repl@'%' IDENTIFIED BY 'repl'", "GRANT REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO repl@'%'")
 	if err != nil {
@@ -111,84 +101,22 @@ func (b *Cluster) start(ctx context.Context, base string) error {
 			return err
 		}
 	}
-	return p.exec(ctx, "SET GLOBAL rpl_semi_sync_source_enabled=ON")
+	return p.Exec(ctx, "SET GLOBAL rpl_semi_sync_source_enabled=ON")
 }
 
 // copyTemplate gives a server fresh data.
 func (b *Cluster) copyTemplate(s *Server) error {
-	s.id += 10 // a replica skips what a server with its own id wrote
-	return errors.Join(os.MkdirAll(s.dir, 0o700), os.RemoveAll(s.data()), sandbox.CopyData(filepath.Join(b.dir, "template"), s.data()))
-}
-
-// run starts a server on the data it has.
-func (b *Cluster) run(ctx context.Context, s *Server) error {
-	args := []string{
-		"--no-defaults", "--datadir=" + s.data(), "--socket=" + s.socket(), "--pid-file=" + filepath.Join(s.dir, "pid"),
-		"--log-error=" + filepath.Join(s.dir, "log.err"), "--bind-address=" + s.ip, "--port=3306", fmt.Sprintf("--server-id=%d", s.id),
-		"--gtid-mode=ON", "--enforce-gtid-consistency=ON", "--log-bin=binlog", "--super-read-only=ON", "--skip-replica-start",
-		"--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1", "--sync-relay-log=1", "--relay-log-recovery=OFF",
-		"--plugin-load-add=semisync_source.so;semisync_replica.so;mysql_clone.so", "--loose-rpl-semi-sync-replica-enabled=ON",
-		"--loose-rpl-semi-sync-source-timeout=4294967295000", "--loose-mysqlx=OFF", "--event-scheduler=OFF",
-		"--innodb-buffer-pool-size=64M", "--innodb-redo-log-capacity=48M", "--max-connections=100", "--table-open-cache=400",
-	}
-	if os.Geteuid() == 0 {
-		args = append(args, "--user=root")
-	}
-	s.cmd = exec.Command(b.mysqld, args...)
-	// It must not outlive this program, whatever ends it.
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	if err := s.cmd.Start(); err != nil {
-		return err
-	}
-	exited := make(chan struct{})
-	s.exited = exited
-	go func(cmd *exec.Cmd) { _ = cmd.Wait(); close(exited) }(s.cmd)
-	if s.db == nil {
-		db, err := sql.Open("mysql", "root@unix("+s.socket()+")/?timeout=2s")
-		if err != nil {
-			return err
-		}
-		s.db = db
-	}
-	return s.await(ctx, 30*time.Second, func(ctx context.Context) bool { return s.db.PingContext(ctx) == nil })
-}
-
-func (s *Server) data() string { return filepath.Join(s.dir, "data") }
-
-func (s *Server) socket() string { return filepath.Join(s.dir, "sock") }
-
-func (s *Server) exec(ctx context.Context, statements ...string) error {
-	for _, stmt := range statements {
-		if _, err := s.db.ExecContext(ctx, stmt); err != nil {
-			return fmt.Errorf("%s: %s: %w", s.Name, stmt, err)
-		}
-	}
-	return nil
-}
-
-func (s *Server) await(ctx context.Context, bound time.Duration, ok func(context.Context) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, bound)
-	defer cancel()
-	for !ok(ctx) {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", s.Name, ctx.Err())
-		case <-s.exited:
-			log, _ := os.ReadFile(filepath.Join(s.dir, "log.err"))
-			return fmt.Errorf("%s has ended:\n%s", s.Name, log)
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
-	return nil
+	s.ID += 10 // a replica skips what a server with its own id wrote
+	return errors.Join(os.MkdirAll(s.Dir, 0o700), os.RemoveAll(s.Data()), sandbox.CopyData(filepath.Join(b.dir, "template"), s.Data()))
 }
 
 func source(p *Server) string {
 	return fmt.Sprintf("CHANGE REPLICATION SOURCE TO SOURCE_HOST='%s', SOURCE_PORT=3306, SOURCE_USER='repl', SOURCE_PASSWORD='repl', "+
-		"SOURCE_AUTO_POSITION=1, SOURCE_SSL=1, SOURCE_HEARTBEAT_PERIOD=0.5, SOURCE_CONNECT_RETRY=1", p.ip)
+		"SOURCE_AUTO_POSITION=1, SOURCE_SSL=1, SOURCE_HEARTBEAT_PERIOD=0.5, SOURCE_CONNECT_RETRY=1", p.IP)
 }
 
 func (s *Server) follow(ctx context.Context, p *Server) error {
-	return s.exec(ctx, source(p), "START REPLICA")
+	return s.Exec(ctx, source(p), "START REPLICA")
 }
 
 // FailOver kills the primary, takes the replica that received more, and points
@@ -218,9 +146,9 @@ func (b *Cluster) FailOver(ctx context.Context, old *Server) (*Server, error) {
 	var wg sync.WaitGroup
 	for i, s := range rest {
 		wg.Go(func() {
-			errs[i] = s.exec(ctx, "STOP REPLICA IO_THREAD")
+			errs[i] = s.Exec(ctx, "STOP REPLICA IO_THREAD")
 			if errs[i] == nil {
-				errs[i] = s.db.QueryRowContext(ctx, "SELECT CONCAT_WS(',', NULLIF(RECEIVED_TRANSACTION_SET,''), NULLIF(@@gtid_executed,''))"+
+				errs[i] = s.DB.QueryRowContext(ctx, "SELECT CONCAT_WS(',', NULLIF(RECEIVED_TRANSACTION_SET,''), NULLIF(@@gtid_executed,''))"+
 					" FROM performance_schema.replication_connection_status").Scan(&received[i])
 			}
 		})
@@ -231,7 +159,7 @@ func (b *Cluster) FailOver(ctx context.Context, old *Server) (*Server, error) {
 	}
 	next, other := rest[0], rest[1]
 	var first bool
-	if err := next.db.QueryRowContext(ctx, "SELECT GTID_SUBSET(?, ?)", received[1], received[0]).Scan(&first); err != nil {
+	if err := next.DB.QueryRowContext(ctx, "SELECT GTID_SUBSET(?, ?)", received[1], received[0]).Scan(&first); err != nil {
 		return nil, err
 	}
 	set := received[0]
@@ -240,13 +168,13 @@ func (b *Cluster) FailOver(ctx context.Context, old *Server) (*Server, error) {
 	}
 	set = strings.ReplaceAll(set, "\n", "")
 	var timedOut int
-	if err := next.db.QueryRowContext(ctx, "SELECT WAIT_FOR_EXECUTED_GTID_SET(?, 30)", set).Scan(&timedOut); err != nil {
+	if err := next.DB.QueryRowContext(ctx, "SELECT WAIT_FOR_EXECUTED_GTID_SET(?, 30)", set).Scan(&timedOut); err != nil {
 		return nil, err
 	}
 	wg.Go(func() {
-		errs[0] = other.exec(ctx, fmt.Sprintf("CHANGE REPLICATION SOURCE TO SOURCE_HOST='%s'", next.ip), "START REPLICA IO_THREAD")
+		errs[0] = other.Exec(ctx, fmt.Sprintf("CHANGE REPLICATION SOURCE TO SOURCE_HOST='%s'", next.IP), "START REPLICA IO_THREAD")
 	})
-	errs[1] = next.exec(ctx, "SET GLOBAL rpl_semi_sync_source_enabled=ON", "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF")
+	errs[1] = next.Exec(ctx, "SET GLOBAL rpl_semi_sync_source_enabled=ON", "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF")
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -259,34 +187,38 @@ func (b *Cluster) FailOver(ctx context.Context, old *Server) (*Server, error) {
 func (s *Server) barrier(ctx context.Context) error {
 	err := s.await(ctx, attachBound, func(ctx context.Context) bool {
 		var clients int
-		return s.db.QueryRowContext(ctx, "SELECT VARIABLE_VALUE FROM performance_schema.global_status"+
+		return s.DB.QueryRowContext(ctx, "SELECT VARIABLE_VALUE FROM performance_schema.global_status"+
 			" WHERE VARIABLE_NAME='Rpl_semi_sync_source_clients'").Scan(&clients) == nil && clients > 0
 	})
 	if err != nil {
 		return err
 	}
-	return s.exec(ctx, "INSERT INTO app.barrier VALUES ()")
+	return s.Exec(ctx, "INSERT INTO app.barrier VALUES ()")
 }
 
 // Replace gives the killed server a clone of the primary, which it then follows.
 // (With its own data it might hold rows that nobody acknowledged.)
 func (b *Cluster) Replace(ctx context.Context, old, primary *Server) error {
-	<-old.exited
-	if err := primary.exec(ctx, "STOP REPLICA", "RESET REPLICA ALL"); err != nil {
+	if err := old.Ended(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(b.copyTemplate(old), b.run(ctx, old)); err != nil {
+	if err := primary.Exec(ctx, "STOP REPLICA", "RESET REPLICA ALL"); err != nil {
 		return err
 	}
-	err := old.exec(ctx, "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF",
-		fmt.Sprintf("SET GLOBAL clone_valid_donor_list='%s:3306'", primary.ip),
-		fmt.Sprintf("CLONE INSTANCE FROM repl@'%s':3306 IDENTIFIED BY 'repl'", primary.ip))
+	if err := errors.Join(b.copyTemplate(old), old.Start(ctx)); err != nil {
+		return err
+	}
+	err := old.Exec(ctx, "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF",
+		fmt.Sprintf("SET GLOBAL clone_valid_donor_list='%s:3306'", primary.IP),
+		fmt.Sprintf("CLONE INSTANCE FROM repl@'%s':3306 IDENTIFIED BY 'repl'", primary.IP))
 	var done *mysql.MySQLError
 	if !errors.As(err, &done) || done.Number != 3707 { // it cannot start itself again
 		return fmt.Errorf("clone: %w", err)
 	}
-	<-old.exited
-	if err := b.run(ctx, old); err != nil {
+	if err := old.Ended(ctx); err != nil {
+		return err
+	}
+	if err := old.Start(ctx); err != nil {
 		return err
 	}
 	return old.follow(ctx, primary)
@@ -295,13 +227,7 @@ func (b *Cluster) Replace(ctx context.Context, old, primary *Server) error {
 // Close ends the servers and removes their files.
 func (b *Cluster) Close() {
 	for _, s := range slices.Backward(b.Servers) {
-		if s.db != nil {
-			s.db.Close()
-		}
-		if s.cmd != nil && s.cmd.Process != nil {
-			_ = s.cmd.Process.Kill()
-			<-s.exited
-		}
+		s.Close()
 	}
 	os.RemoveAll(b.dir)
 }

@@ -2,20 +2,18 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
 
 	"ha/agent/sandbox"
+	"ha/bench/bare"
 )
 
 // Accounts of the script's own.
@@ -55,7 +53,7 @@ func (b *bench) script(ctx context.Context, donor, primary string) (time.Duratio
 	if err != nil {
 		return 0, err
 	}
-	defer s.remove()
+	defer s.Close()
 
 	from, err := b.st.Node(donor)
 	if err != nil {
@@ -73,127 +71,48 @@ func (b *bench) script(ctx context.Context, donor, primary string) (time.Duratio
 	if err != nil {
 		return 0, err
 	}
-	if err := s.exec(ctx, "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF", fmt.Sprintf("SET GLOBAL clone_valid_donor_list='%s'", from.MySQL)); err != nil {
+	if err := s.Exec(ctx, "SET GLOBAL super_read_only=OFF", "SET GLOBAL read_only=OFF", fmt.Sprintf("SET GLOBAL clone_valid_donor_list='%s'", from.MySQL)); err != nil {
 		return 0, err
 	}
 	began := time.Now()
-	err = s.exec(ctx, fmt.Sprintf("CLONE INSTANCE FROM %s@'%s':%s IDENTIFIED BY '%s' REQUIRE SSL", copyUser, donorHost, donorPort, copyPass))
+	err = s.Exec(ctx, fmt.Sprintf("CLONE INSTANCE FROM %s@'%s':%s IDENTIFIED BY '%s' REQUIRE SSL", copyUser, donorHost, donorPort, copyPass))
 	var done *mysql.MySQLError
 	if !errors.As(err, &done) || done.Number != 3707 { // it is done, and cannot start itself again
 		return 0, fmt.Errorf("clone: %w", err)
 	}
-	select {
-	case <-s.exited:
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
-	if err := s.run(ctx); err != nil {
+	if err := s.Ended(ctx); err != nil {
 		return 0, err
 	}
-	if err := s.exec(ctx, fmt.Sprintf("CHANGE REPLICATION SOURCE TO SOURCE_HOST='%s', SOURCE_PORT=%s, SOURCE_USER='%s', SOURCE_PASSWORD='%s', SOURCE_AUTO_POSITION=1, SOURCE_SSL=1",
+	if err := s.Start(ctx); err != nil {
+		return 0, err
+	}
+	if err := s.Exec(ctx, fmt.Sprintf("CHANGE REPLICATION SOURCE TO SOURCE_HOST='%s', SOURCE_PORT=%s, SOURCE_USER='%s', SOURCE_PASSWORD='%s', SOURCE_AUTO_POSITION=1, SOURCE_SSL=1",
 		host, port, copyUser, copyPass), "START REPLICA"); err != nil {
 		return 0, err
 	}
-	err = caughtUp(ctx, p, s.db)
+	err = caughtUp(ctx, p, s.DB)
 	return time.Since(began), err
 }
 
-// server is the script's.
-type server struct {
-	mysqld, dir, ip string
-	cmd             *exec.Cmd
-	exited          chan struct{}
-	db              *sql.DB
-}
-
 // newServer is an empty one that runs, on the sandbox's disk.
-func (b *bench) newServer(ctx context.Context) (*server, error) {
-	ip, err := netip.ParseAddr(b.base)
+func (b *bench) newServer(ctx context.Context) (*bare.Server, error) {
+	ip, err := bare.Address(b.base, 1)
 	if err != nil {
 		return nil, err
 	}
-	for range 257 { // the network after the sandbox's
-		ip = ip.Next()
+	s := &bare.Server{Name: "the script's server", Mysqld: b.st.Mysqld, Dir: filepath.Join(b.st.Dir, "script"), IP: ip, ID: 4711}
+	err = os.MkdirAll(s.Dir, 0o700)
+	if err == nil {
+		err = sandbox.InitData(ctx, s.Mysqld, s.Data())
 	}
-	s := &server{mysqld: b.st.Mysqld, dir: filepath.Join(b.st.Dir, "script"), ip: ip.String()}
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return nil, err
+	if err == nil {
+		err = s.Start(ctx)
 	}
-	if err := sandbox.InitData(ctx, s.mysqld, s.data()); err != nil {
-		s.remove()
-		return nil, err
-	}
-	if err := s.run(ctx); err != nil {
-		s.remove()
+	if err != nil {
+		s.Close()
 		return nil, err
 	}
 	return s, nil
-}
-
-func (s *server) data() string { return filepath.Join(s.dir, "data") }
-
-// run starts it, with what the sandbox's servers have that matters here.
-func (s *server) run(ctx context.Context) error {
-	args := []string{
-		"--no-defaults", "--datadir=" + s.data(), "--socket=" + filepath.Join(s.dir, "sock"), "--pid-file=" + filepath.Join(s.dir, "pid"),
-		"--log-error=" + filepath.Join(s.dir, "log.err"), "--bind-address=" + s.ip, "--port=3306", "--server-id=4711",
-		"--gtid-mode=ON", "--enforce-gtid-consistency=ON", "--log-bin=binlog", "--skip-replica-start",
-		"--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1", "--plugin-load-add=mysql_clone.so", "--loose-mysqlx=OFF", "--event-scheduler=OFF",
-		"--innodb-buffer-pool-size=64M", "--innodb-redo-log-capacity=48M", "--max-connections=100", "--table-open-cache=400",
-	}
-	if os.Geteuid() == 0 {
-		args = append(args, "--user=root")
-	}
-	s.cmd = exec.Command(s.mysqld, args...)
-	// It must not outlive this program, whatever ends it.
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	if err := s.cmd.Start(); err != nil {
-		return err
-	}
-	exited := make(chan struct{})
-	s.exited = exited
-	go func(cmd *exec.Cmd) { _ = cmd.Wait(); close(exited) }(s.cmd)
-	if s.db == nil {
-		db, err := sql.Open("mysql", "root@unix("+filepath.Join(s.dir, "sock")+")/?timeout=2s")
-		if err != nil {
-			return err
-		}
-		s.db = db
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for s.db.PingContext(ctx) != nil {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.exited:
-			log, _ := os.ReadFile(filepath.Join(s.dir, "log.err"))
-			return fmt.Errorf("the script's server has ended:\n%s", log)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-	return nil
-}
-
-func (s *server) exec(ctx context.Context, statements ...string) error {
-	for _, stmt := range statements {
-		if _, err := s.db.ExecContext(ctx, stmt); err != nil {
-			return fmt.Errorf("%s: %w", stmt, err)
-		}
-	}
-	return nil
-}
-
-// remove ends it and removes its files.
-func (s *server) remove() {
-	if s.db != nil {
-		s.db.Close()
-	}
-	if s.cmd != nil && s.cmd.Process != nil {
-		_ = s.cmd.Process.Kill()
-		<-s.exited
-	}
-	os.RemoveAll(s.dir)
 }
 
 // files copies a data directory with cp and syncs it. What comes of it is no copy that
