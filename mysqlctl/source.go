@@ -10,6 +10,12 @@ import (
 	"time"
 )
 
+const (
+	// letGoTime is how long a session may take to end that a fence has let go.
+	letGoTime = 500 * time.Millisecond
+	letGoPoll = 2 * time.Millisecond
+)
+
 // poisonCount is more acknowledgements than there can ever be replicas.
 const poisonCount = 100
 
@@ -27,14 +33,18 @@ func (s *Server) Fence(ctx context.Context) error {
 	if err := s.exec(ctx, "SET GLOBAL super_read_only = ON"); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotFenced, err)
 	}
-	waiting, err := s.waiting(ctx)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotFenced, err)
+	// What it has let go is refused, or rolled back, and looks meanwhile as what waits.
+	for end := time.Now().Add(letGoTime); ; {
+		waiting, err := s.waiting(ctx)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%w: %w", ErrNotFenced, err)
+		case waiting == 0:
+			return nil
+		case time.Now().After(end) || !sleep(ctx, letGoPoll):
+			return fmt.Errorf("%w: %w (%d)", ErrNotFenced, ErrWaitingCommits, waiting)
+		}
 	}
-	if waiting > 0 {
-		return fmt.Errorf("%w: %w (%d)", ErrNotFenced, ErrWaitingCommits, waiting)
-	}
-	return nil
 }
 
 // waiting counts the sessions that wait for an acknowledgement.

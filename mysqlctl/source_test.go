@@ -391,3 +391,41 @@ func TestRelaySyncFollowsTheAckFlag(t *testing.T) {
 		t.Errorf("after a start sync_relay_log is %s", got)
 	}
 }
+
+// Sessions that were ended, and those that a SET has let go, look for a moment longer like
+// commits that wait for an acknowledgement.
+func TestFenceAfterKillingClients(t *testing.T) {
+	p := mysqltest.Primary(t, 0, mysqltest.Start(t, 1)...)
+	ctx := mysqltest.Ctx(t, time.Minute)
+	p.Exec("CREATE TABLE app.held (i INT PRIMARY KEY)", "INSERT INTO app.held VALUES (1)")
+	const slow = 8
+	for round := range 10 {
+		var clients sync.WaitGroup
+		for i := range slow {
+			clients.Go(func() {
+				c, err := p.App.Conn(ctx)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer c.Close()
+				if err := c.PingContext(ctx); err != nil { // the pool may have one that was ended
+					t.Error(err)
+				}
+				_, _ = c.ExecContext(ctx, fmt.Sprintf("CREATE TABLE app.slow_%d_%d SELECT i, SLEEP(20) FROM app.held", round, i))
+			})
+		}
+		mysqltest.Eventually(t, enough, "all run", func() bool {
+			return p.Value("SELECT COUNT(*) FROM performance_schema.threads WHERE PROCESSLIST_STATE = 'User sleep'") == fmt.Sprint(slow)
+		})
+		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		mustBe(t, p.Fence(short), mysqlctl.ErrNotFenced)
+		cancel()
+		must(t, p.KillClients(ctx))
+		if err := p.Fence(ctx); err != nil {
+			t.Errorf("round %d: %v", round, err)
+		}
+		must(t, p.OpenWrites(ctx))
+		clients.Wait()
+	}
+}

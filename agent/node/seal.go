@@ -171,7 +171,9 @@ func (n *Node) sealGently(ctx context.Context, o raftfsm.Order, a *raftfsm.Answe
 		if o.EndBlockers {
 			n.log.Warn("ending the sessions that hold up a switchover", "sessions", inTheWay)
 			n.cutClients(ctx)
-			err = n.fenceWithin(ctx, gentleTimeout)
+			if err = n.fenceWithin(ctx, gentleTimeout); err != nil {
+				inTheWay = n.blockers(ctx) // others than those that were ended
+			}
 		}
 	}
 	if err == nil {
