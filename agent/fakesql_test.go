@@ -305,7 +305,7 @@ func (c fakeSQL) KillClients(ctx context.Context) error {
 	})
 }
 
-func (c fakeSQL) KillDump(ctx context.Context, uuid string) error {
+func (c fakeSQL) KillDump(ctx context.Context, uuid, _ string) error {
 	return c.do(ctx, func(s *fakeServer) error {
 		s.links = slices.DeleteFunc(s.links, func(l *fakeLink) bool {
 			if l.uuid == uuid {

@@ -33,19 +33,20 @@ func (s *Server) exec(ctx context.Context, query string, args ...any) error {
 	return err
 }
 
-// channelTime is how long a statement has that makes, repoints or removes a channel,
-// once it has begun. It takes 10 to 30 ms.
-const channelTime = 5 * time.Second
+// wholeTime is how long a statement has, once it has begun, that is not to be ended. One
+// for a channel takes 10 to 30 ms, semi-sync is off after a second.
+const wholeTime = 5 * time.Second
 
-// execWhole is exec for a statement that makes, repoints or removes a channel: it is not
-// ended when ctx is, but takes its time. A KILL in its midst leaves a channel that the
-// server cannot open any more (errors 1201, 1872), or none, where none can be made before
-// the server is started again (error 1794).
+// execWhole is exec for a statement that is not ended when ctx is, but takes its time. A
+// KILL in the midst of one that makes, repoints or removes a channel leaves a channel that
+// the server cannot open any more (errors 1201, 1872), or none, where none can be made before
+// the server is started again (error 1794). One that switches the source off is not ended
+// by a KILL: it would seem to be abandoned, and the server would be killed for it.
 func (s *Server) execWhole(ctx context.Context, query string) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), channelTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wholeTime)
 	defer cancel()
 	return s.exec(ctx, query)
 }

@@ -410,12 +410,17 @@ func TestALockedAccountKeepsAReplicaOut(t *testing.T) {
 	if users, err := p.ReplicationAccounts(ctx); err != nil || len(users) != 1 || users[0] != user {
 		t.Errorf("replication accounts %v, %v", users, err)
 	}
+	// One that has logged in and asks for no binary log yet would do so after the lock.
+	early := p.Session(user, password)
 	must(t, p.LockAccount(ctx, user, true))
 	if users, err := p.ReplicationAccounts(ctx); err != nil || len(users) != 0 {
 		t.Errorf("replication accounts %v, %v", users, err)
 	}
-	within(t, 2*time.Second, "dump thread gone", func() { must(t, p.KillDump(ctx, uuid)) })
-	must(t, p.KillDump(ctx, uuid))
+	within(t, 2*time.Second, "dump thread gone", func() { must(t, p.KillDump(ctx, uuid, user)) })
+	must(t, p.KillDump(ctx, uuid, user))
+	if _, err := early.ExecContext(ctx, "DO 1"); err == nil {
+		t.Error("a session of a locked account goes on")
+	}
 	if st := p.MustStatus(); len(st.DumpThreads) != 0 {
 		t.Errorf("still attached: %+v", st.DumpThreads)
 	}
@@ -457,7 +462,7 @@ func TestALockedAccountKeepsAReplicaOut(t *testing.T) {
 	must(t, p.ConfigureSource(ctx, 0))
 	_, err := p.App.ExecContext(ctx, "DROP USER '"+user+"'@'%'")
 	must(t, err)
-	must(t, p.KillDump(ctx, uuid))
+	must(t, p.KillDump(ctx, uuid, ""))
 	within(t, 5*time.Second, "the flag is off", func() { must(t, r.SetReplicaAck(ctx, false)) })
 	if st := r.MustStatus(); st.ReplicaAck || st.ReplicaAckWanted || st.Replica.IOState != "Connecting" {
 		t.Errorf("%+v", st)

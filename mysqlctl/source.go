@@ -33,25 +33,30 @@ func (s *Server) Fence(ctx context.Context) error {
 	if err := s.exec(ctx, "SET GLOBAL super_read_only = ON"); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotFenced, err)
 	}
-	// What it has let go is refused, or rolled back, and looks meanwhile as what waits.
+	// Whoever waits is there at each look. Sessions that were let go, or that read, are in
+	// the same states for a moment.
+	var waiting []uint64
 	for end := time.Now().Add(letGoTime); ; {
-		waiting, err := s.waiting(ctx)
-		switch {
-		case err != nil:
+		now, err := s.waiting(ctx)
+		if err != nil {
 			return fmt.Errorf("%w: %w", ErrNotFenced, err)
-		case waiting == 0:
+		}
+		if waiting == nil {
+			waiting = now
+		}
+		waiting = slices.DeleteFunc(waiting, func(id uint64) bool { return !slices.Contains(now, id) })
+		if len(waiting) == 0 {
 			return nil
-		case time.Now().After(end) || !sleep(ctx, letGoPoll):
-			return fmt.Errorf("%w: %w (%d)", ErrNotFenced, ErrWaitingCommits, waiting)
+		}
+		if time.Now().After(end) || !sleep(ctx, letGoPoll) {
+			return fmt.Errorf("%w: %w (%d)", ErrNotFenced, ErrWaitingCommits, len(waiting))
 		}
 	}
 }
 
-// waiting counts the sessions that wait for an acknowledgement.
-func (s *Server) waiting(ctx context.Context) (n int, err error) {
-	err = s.readOne(ctx, []any{&n}, "SELECT COUNT(*) FROM performance_schema.threads t WHERE t.PROCESSLIST_STATE IN "+
-		waitingStates+" AND "+isClient)
-	return n, err
+// waiting are the sessions that wait for an acknowledgement, and those that look so.
+func (s *Server) waiting(ctx context.Context) ([]uint64, error) {
+	return s.ids(ctx, "SELECT t.PROCESSLIST_ID FROM performance_schema.threads t WHERE t.PROCESSLIST_STATE IN "+waitingStates+" AND "+isClient)
 }
 
 // Poison makes a living server unable to acknowledge anything, old or new, by
@@ -108,7 +113,13 @@ func (s *Server) ConfigureSource(ctx context.Context, k int) error {
 		want(d.semiSource(), "ON") // last: the rest holds when it comes on
 	}
 	if len(set) > 0 {
-		if err := s.exec(ctx, "SET "+strings.Join(set, ", ")); err != nil {
+		query := "SET " + strings.Join(set, ", ")
+		if k <= 0 {
+			err = s.execWhole(ctx, query)
+		} else {
+			err = s.exec(ctx, query)
+		}
+		if err != nil {
 			return fmt.Errorf("configure source for %d acks: %w", k, err)
 		}
 	}
@@ -194,46 +205,41 @@ func (s *Server) KillOwnSessions(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	told := make(map[uint64]bool)
-	for {
+	err = s.endAll(ctx, "sessions of an earlier agent", func() ([]uint64, error) {
 		ids, err := s.ids(ctx, "SELECT t.PROCESSLIST_ID FROM performance_schema.threads t WHERE t.PROCESSLIST_USER = ? AND "+
 			isClient+" AND COALESCE(t.PROCESSLIST_STATE, '') NOT IN "+waitingStates, s.cfg.Account.User)
-		if err != nil {
-			return err
-		}
 		own := p.own()
-		ids = slices.DeleteFunc(ids, func(id uint64) bool { return slices.Contains(own, id) })
-		if len(ids) == 0 {
-			return nil
-		}
-		for _, id := range ids {
-			if told[id] {
-				continue
-			}
-			told[id] = true
-			if err := s.killSession(id, 0); err != nil {
-				return fmt.Errorf("end own session %d: %w", id, err)
-			}
-		}
-		if !sleep(ctx, killPoll) {
-			return fmt.Errorf("%w: %w: %d sessions of an earlier agent", ErrAbandoned, ctx.Err(), len(ids))
-		}
+		return slices.DeleteFunc(ids, func(id uint64) bool { return slices.Contains(own, id) }), err
+	})
+	if errors.Is(err, errStillThere) {
+		return fmt.Errorf("%w: %w", ErrAbandoned, err)
 	}
+	return err
 }
 
-// KillDump ends the connections of the replica with this server uuid, and sees them
-// gone, which takes up to a second. The replica comes back by itself: LockAccount first keeps it out.
-func (s *Server) KillDump(ctx context.Context, replicaUUID string) error {
+// KillDump ends the connections of the replica with this server uuid, and all of account
+// unless that is empty, and sees them gone, which takes up to a second. A replica that has
+// logged in and asks for no binary log yet is known by its account only. It comes back by
+// itself: LockAccount first keeps it out.
+func (s *Server) KillDump(ctx context.Context, replicaUUID, account string) error {
+	return s.endAll(ctx, "connections of replica "+replicaUUID, func() ([]uint64, error) {
+		return s.ids(ctx, `SELECT t.PROCESSLIST_ID FROM performance_schema.threads t
+ JOIN performance_schema.user_variables_by_thread u ON u.THREAD_ID = t.THREAD_ID
+ WHERE u.VARIABLE_NAME IN ('replica_uuid', 'slave_uuid') AND u.VARIABLE_VALUE = ? AND t.PROCESSLIST_COMMAND <> 'Sleep'
+ UNION SELECT PROCESSLIST_ID FROM performance_schema.threads WHERE PROCESSLIST_USER = ? AND PROCESSLIST_USER <> ''`, replicaUUID, account)
+	})
+}
+
+var errStillThere = errors.New("still there")
+
+// endAll kills the sessions of a list, once each, until it is empty; errStillThere if ctx
+// ends before.
+func (s *Server) endAll(ctx context.Context, what string, list func() ([]uint64, error)) error {
 	told := make(map[uint64]bool)
 	for {
-		ids, err := s.ids(ctx, `SELECT t.PROCESSLIST_ID FROM performance_schema.threads t
- JOIN performance_schema.user_variables_by_thread u ON u.THREAD_ID = t.THREAD_ID
- WHERE u.VARIABLE_NAME IN ('replica_uuid', 'slave_uuid') AND u.VARIABLE_VALUE = ? AND t.PROCESSLIST_COMMAND <> 'Sleep'`, replicaUUID)
-		if err != nil {
+		ids, err := list()
+		if err != nil || len(ids) == 0 {
 			return err
-		}
-		if len(ids) == 0 {
-			return nil
 		}
 		for _, id := range ids {
 			if told[id] {
@@ -241,11 +247,11 @@ func (s *Server) KillDump(ctx context.Context, replicaUUID string) error {
 			}
 			told[id] = true
 			if err := s.killSession(id, 0); err != nil {
-				return fmt.Errorf("end dump thread %d: %w", id, err)
+				return fmt.Errorf("end session %d: %w", id, err)
 			}
 		}
 		if !sleep(ctx, killPoll) {
-			return errors.Join(ctx.Err(), fmt.Errorf("dump thread of %s is still there", replicaUUID))
+			return fmt.Errorf("%d %s: %w: %w", len(ids), what, errStillThere, ctx.Err())
 		}
 	}
 }

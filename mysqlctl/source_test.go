@@ -2,6 +2,7 @@ package mysqlctl_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -427,5 +428,22 @@ func TestFenceAfterKillingClients(t *testing.T) {
 		}
 		must(t, p.OpenWrites(ctx))
 		clients.Wait()
+	}
+}
+
+// To switch the source off takes a second, and no KILL ends that. Whoever's time is over
+// before must not take the server for one that has to be killed.
+func TestSwitchingTheSourceOffIsNotEnded(t *testing.T) {
+	p := mysqltest.Primary(t, 1, mysqltest.Start(t, 2)...)
+	ctx := mysqltest.Ctx(t, time.Minute)
+	must(t, p.Insert(ctx, "acknowledged"))
+	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	if err := p.ConfigureSource(short, 0); errors.Is(err, mysqlctl.ErrAbandoned) {
+		t.Errorf("after %s: %v", time.Since(began), err)
+	}
+	if p.Value("SELECT @@rpl_semi_sync_source_enabled") != "0" {
+		t.Error("it is on")
 	}
 }

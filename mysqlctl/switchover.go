@@ -37,7 +37,7 @@ func (s *Server) FlushBinlog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if st.Source.On || st.Source.Enabled || st.Waiting > 0 {
+	if st.Source.On || st.Source.Enabled {
 		return fmt.Errorf("flush binary log: %w", ErrWaitingCommits)
 	}
 	return s.exec(ctx, "FLUSH NO_WRITE_TO_BINLOG BINARY LOGS")

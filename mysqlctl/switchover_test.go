@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +27,37 @@ func TestWaitExecuted(t *testing.T) {
 	defer cancel()
 	if _, err := nodes[1].WaitExecuted(short, gtid.MustParse("00000000-0000-0000-0000-000000000001:1")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("for what never comes: %v", err)
+	}
+}
+
+// Sessions that read are for a moment in a state of commits that wait. Nothing is put off
+// for them.
+func TestReadersHoldUpNothing(t *testing.T) {
+	nodes := mysqltest.Start(t, 2)
+	p, r := mysqltest.Primary(t, 0, nodes...), nodes[1]
+	ctx := mysqltest.Ctx(t, time.Minute)
+	must(t, p.Insert(ctx, "read"))
+	mysqltest.CaughtUp(t, p, r)
+	reading, stop := context.WithCancel(ctx)
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	defer stop()
+	const many = 48
+	r.App.SetMaxIdleConns(many)
+	for range many {
+		readers.Go(func() {
+			for reading.Err() == nil {
+				var v string
+				_ = r.App.QueryRowContext(reading, "SELECT v FROM app.t WHERE id = 1").Scan(&v)
+			}
+		})
+	}
+	mysqltest.Eventually(t, enough, "readers in that state", func() bool {
+		return r.Value("SELECT COUNT(*) FROM performance_schema.threads WHERE PROCESSLIST_STATE = 'waiting for handler commit'") != "0"
+	})
+	for range 30 {
+		must(t, r.FlushBinlog(ctx))
+		must(t, r.Fence(ctx))
 	}
 }
 

@@ -386,7 +386,7 @@ func (f *fakeMysqld) KillClients(ctx context.Context) error {
 	return f.changes(ctx, "KillClients", func() error { return nil })
 }
 
-func (f *fakeMysqld) KillDump(ctx context.Context, uuid string) error {
+func (f *fakeMysqld) KillDump(ctx context.Context, uuid, _ string) error {
 	return f.changes(ctx, "KillDump", func() error {
 		f.attached = slices.DeleteFunc(f.attached, func(u string) bool { return u == uuid })
 		return nil

@@ -37,7 +37,7 @@ type Mysqld interface {
 
 	KillOwnSessions(ctx context.Context) error
 	KillClients(ctx context.Context) error
-	KillDump(ctx context.Context, replicaUUID string) error
+	KillDump(ctx context.Context, replicaUUID, account string) error
 	Fence(ctx context.Context) error
 	Poison(ctx context.Context) error
 	OpenWrites(ctx context.Context) error

@@ -59,6 +59,9 @@ func (o *observer) forget() {
 	o.accounts, o.cluster = nil, ""
 	o.ackedAt, o.noTx = 0, -1
 	o.stood = ""
+	if o.disk != nil && o.disk.Code == raftfsm.ProblemDiskWait { // that was the other mysqld
+		o.disk = nil
+	}
 }
 
 // countAnew counts the commits that are let go without acks from the next look on.

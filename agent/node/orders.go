@@ -43,7 +43,7 @@ func (n *Node) carryOut(ctx context.Context, o raftfsm.Order, a *raftfsm.Answer)
 		if err := n.md.LockAccount(ctx, o.Account, true); err != nil {
 			return err
 		}
-		return n.md.KillDump(ctx, o.UUID)
+		return n.md.KillDump(ctx, o.UUID, o.Account)
 	case raftfsm.OpAccounts:
 		return n.accounts(ctx, o)
 	case raftfsm.OpReady:
@@ -196,7 +196,7 @@ func (n *Node) barrier(ctx context.Context, o raftfsm.Order) error {
 	strays := strays(&st, o.Allowed)
 	for _, uuid := range strays {
 		n.log.Warn("ending the connection of a replica that acknowledges and is not in the ack set", "server_uuid", uuid)
-		if err := n.md.KillDump(ctx, uuid); err != nil {
+		if err := n.md.KillDump(ctx, uuid, ""); err != nil {
 			return refuse(raftfsm.CodeStray, "%s is attached and cannot be ended: %w", uuid, err)
 		}
 	}

@@ -281,6 +281,29 @@ func TestReplicaThatWaitsForRoomIsStartedAnew(t *testing.T) {
 	}
 }
 
+// What one mysqld waited for, the next one does not.
+func TestTheNextMysqldDoesNotWaitForRoom(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.up()
+		waits := func(r raftfsm.Report) bool {
+			return slices.ContainsFunc(r.Problems, func(p raftfsm.Problem) bool { return p.Code == raftfsm.ProblemDiskWait })
+		}
+		b.md.set(func(f *fakeMysqld) { f.fail["ProbeDisk"] = mysqlctl.ErrDiskWait })
+		b.within(3*time.Second, "it waits", func() bool { return waits(b.co.last()) })
+		b.md.crash()
+		b.within(3*time.Second, "down", func() bool { return b.co.last().Mysqld == raftfsm.MysqldDown })
+		before, _ := b.co.all()
+		b.within(3*time.Second, "up", func() bool { return b.co.last().Mysqld == raftfsm.MysqldRunning })
+		time.Sleep(2 * time.Second)
+		reports, _ := b.co.all()
+		for _, r := range reports[len(before):] {
+			if r.Mysqld == raftfsm.MysqldRunning && waits(r) {
+				t.Errorf("report %d says so of the next one", r.Seq)
+			}
+		}
+	})
+}
+
 // A coordinator that does not answer keeps the next reports from nobody.
 func TestSlowCoordinator(t *testing.T) {
 	inBubble(t, func(b *bench) {

@@ -2,6 +2,7 @@ package mysqltest
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -157,6 +158,25 @@ func Primary(t testing.TB, k int, nodes ...*Node) *Node {
 		must(t, p.ConfigureSource(ctx, k))
 	}
 	return p
+}
+
+// Session logs in over the network, with TLS, as replicas do.
+func (n *Node) Session(user, password string) *sql.Conn {
+	n.t.Helper()
+	src := n.Source()
+	cfg := mysql.NewConfig()
+	cfg.Net, cfg.Addr, cfg.User, cfg.Passwd, cfg.TLSConfig = "tcp", fmt.Sprintf("%s:%d", src.Host, src.Port), user, password, "skip-verify"
+	connector, err := mysql.NewConnector(cfg)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	db := sql.OpenDB(connector)
+	n.t.Cleanup(func() { go db.Close() })
+	c, err := db.Conn(n.t.Context())
+	if err != nil {
+		n.t.Fatalf("log in as %s: %v", user, err)
+	}
+	return c
 }
 
 // CaughtUp waits until to has executed what from has executed now.
