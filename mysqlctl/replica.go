@@ -143,7 +143,7 @@ func (s *Server) Drain(ctx context.Context) (gtid.Set, error) {
 			return a.Executed, nil
 		case a.channels == 0:
 			return a.Executed, fmt.Errorf("%w: no channel", ErrApplier)
-		case a.running < a.channels && (a.err.Number != 0 && started || a.err.Number != 0 && !retryable(a.err)):
+		case a.running < a.channels && a.err.Number != 0 && started: // an earlier error may be gone
 			return a.Executed, fmt.Errorf("%w: %d %s", ErrApplier, a.err.Number, a.err.Text)
 		case a.running < a.channels:
 			if err := s.exec(ctx, d.startApplier()); err != nil {

@@ -227,6 +227,38 @@ func TestFailoverToAnEmptyMemberIsAskedForByName(t *testing.T) {
 	}
 }
 
+// A candidate whose applier stood on an error when it was sealed is the last choice, and one
+// all the same: the error may be gone, and nobody else may hold what is required.
+func TestStuckCandidateIsTheLastChoice(t *testing.T) {
+	s, v := raised(t)
+	all, err := gtid.Parse(uuidA + ":1-8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	some, err := gtid.Parse(uuidA + ":1-7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func(id NodeID, executed gtid.Set, applierError string) sealed {
+		m, _ := s.Member(id)
+		return sealed{m: m, a: &Answer{OK: true, Running: true, ServerUUID: v.Node(id).Report.ServerUUID, Executed: executed, Received: all, ApplierError: applierError}}
+	}
+	for name, tc := range map[string]struct {
+		f    []sealed
+		want []NodeID
+	}{
+		"stuck":                     {[]sealed{of("b", some, "1205")}, []NodeID{"b"}},
+		"another one is not":        {[]sealed{of("a", some, "1205"), of("b", some, "")}, []NodeID{"b", "a"}},
+		"it has what it needs":      {[]sealed{of("a", all, "1205"), of("b", all, "")}, []NodeID{"a", "b"}},
+		"the other one lacks a row": {[]sealed{of("b", some, "1205"), {m: of("a", some, "").m, a: &Answer{OK: true, Running: true, Executed: some}}}, []NodeID{"b"}},
+	} {
+		d := &decider{s: &s, v: &v}
+		if got := ids(d.candidates(tc.f, requirement{all}, false)); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
 // A primary that is closed for its disk does not stay: it would be replaced again and
 // again. Where all disks are as bad it does.
 func TestSickPrimaryDoesNotStay(t *testing.T) {

@@ -35,13 +35,13 @@ func (d *decider) closeEpoch() {
 		required = requirement{gtid.Set{}} // the best of those that answer
 	}
 	cands := d.candidates(f, required, lossy)
-	if wait := d.worthWaiting(f, cands, waitFor); wait > 0 {
+	if wait := d.worthWaiting(f, cands, required, waitFor); wait > 0 {
 		d.why("epoch %d is closed; waiting a moment for %s", d.s.Epoch, names(d.s, waitFor))
 		d.recheck(wait)
 		return
 	}
 	if len(cands) == 0 {
-		d.why("epoch %d is closed, but no member of %s may be promoted: each lacks acknowledged rows, cannot apply them, or is errant; start %s",
+		d.why("epoch %d is closed, but no member of %s may be promoted: each lacks acknowledged rows or is errant; start %s",
 			d.s.Epoch, names(d.s, ids(f)), orNobody(names(d.s, d.missing(f))))
 		d.recheck(time.Second)
 		return
@@ -186,6 +186,9 @@ type requirement []gtid.Set
 
 func (r requirement) metBy(set gtid.Set) bool { return slices.ContainsFunc(r, set.Contains) }
 
+// stuck: it stood on an error, and lacks something of what is required.
+func (r requirement) stuck(a *Answer) bool { return a.ApplierError != "" && !r.metBy(a.Executed) }
+
 // required is the floor and every row that can have been acknowledged. Each
 // proof that closes the epoch bounds these by itself: what the ackers hold, or
 // what the primary holds. So a tail that only the old primary has is not asked
@@ -221,7 +224,9 @@ func (d *decider) formerTail(a *Answer) gtid.Set {
 }
 
 // candidates gives those that may be promoted, best first. Where a loss was accepted
-// that is the one that holds most, whether or not it runs.
+// that is the one that holds most, whether or not it runs. One whose applier stood on an
+// error comes last: where nobody else holds what is required it is tried again and again,
+// as the error may be gone, by itself or by somebody's hand.
 func (d *decider) candidates(f []sealed, required requirement, lossy bool) []sealed {
 	var out []sealed
 	for _, x := range f {
@@ -233,7 +238,6 @@ func (d *decider) candidates(f []sealed, required requirement, lossy bool) []sea
 			errant = gtid.Set{}
 		}
 		switch {
-		case x.a.ApplierError != "" && !required.metBy(x.a.Executed):
 		case (x.m.NoPromote || x.m.Leaving) && x.m.ID != d.s.Primary && d.s.Primary != "": // the founder has to be the first
 		case !required.metBy(x.a.Position()):
 		case !errant.IsEmpty():
@@ -244,6 +248,7 @@ func (d *decider) candidates(f []sealed, required requirement, lossy bool) []sea
 	}
 	slices.SortStableFunc(out, func(a, b sealed) int {
 		return cmp.Or(
+			first(!required.stuck(a.a), !required.stuck(b.a)),
 			first(a.m.ID == d.target(), b.m.ID == d.target()),
 			first(lossy && a.a.Position().Count() > b.a.Position().Count(), lossy && b.a.Position().Count() > a.a.Position().Count()),
 			first(a.a.Running, b.a.Running),
@@ -292,12 +297,12 @@ func (d *decider) newerThanOthers(x sealed, f []sealed) bool {
 
 // worthWaiting says how much longer to wait for members that were heard of
 // lately, once the epoch is closed.
-func (d *decider) worthWaiting(f, cands []sealed, waitFor []NodeID) time.Duration {
+func (d *decider) worthWaiting(f, cands []sealed, required requirement, waitFor []NodeID) time.Duration {
 	if len(waitFor) == 0 || d.s.Primary == "" {
 		return 0
 	}
 	limit := stragglers
-	if t := d.target(); len(cands) == 0 || t != "" && slices.Contains(waitFor, t) || len(d.ackersOf(cands[0], cands[0].a.Position(), f)) < d.s.KPolicy() {
+	if t := d.target(); len(cands) == 0 || required.stuck(cands[0].a) || t != "" && slices.Contains(waitFor, t) || len(d.ackersOf(cands[0], cands[0].a.Position(), f)) < d.s.KPolicy() {
 		limit = stragglersShort
 	}
 	return limit - d.closedFor(f)
