@@ -15,7 +15,8 @@ import (
 // that is being carried out and waits until that has returned: mysqlctl returns
 // only when its SQL session is gone from the server.
 type executor struct {
-	turn chan struct{} // holds one value while an order is being carried out
+	turn     chan struct{} // holds one value while an order is being carried out
+	declined raftfsm.Token // of the last gentle seal that was; whose turn it is has it
 
 	mu     sync.Mutex
 	token  raftfsm.Token // of the newest order, whose contexts are ended by cancel; none yet: what the first one ends

@@ -163,6 +163,9 @@ func (n *Node) sealGently(ctx context.Context, o raftfsm.Order, a *raftfsm.Answe
 	if !n.isUp() {
 		return refuse(raftfsm.CodeFailed, "mysqld is not running")
 	}
+	if o.Token == n.exec.declined { // it comes late once more: the switchover was given up
+		return refuse(raftfsm.CodeBlocked, "it was declined already")
+	}
 	gen := n.fence.armed()
 	err := n.fenceWithin(ctx, gentleTimeout)
 	inTheWay := ""
@@ -188,6 +191,7 @@ func (n *Node) sealGently(ctx context.Context, o raftfsm.Order, a *raftfsm.Answe
 	if back := n.goOn(context.WithoutCancel(ctx)); back != nil {
 		return errors.Join(err, back)
 	}
+	n.exec.declined = o.Token
 	return refuse(raftfsm.CodeBlocked, "it does not become read-only within %s: %s", gentleTimeout, cmp.Or(inTheWay, err.Error()))
 }
 

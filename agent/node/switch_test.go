@@ -64,6 +64,27 @@ func TestDeclinedSwitchoverOpensAgain(t *testing.T) {
 	})
 }
 
+// An order that was declined, and so given up, may come once more: the primary goes on.
+func TestDeclinedSealIsDeclinedAgain(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.up()
+		b.lead(1)
+		b.md.set(func(f *fakeMysqld) { f.waiting = 1 })
+		seal := raftfsm.Order{Token: tok(1, 11, 1), Op: raftfsm.OpSeal, Gentle: true}
+		if a := b.order(seal); a.Code != raftfsm.CodeBlocked {
+			t.Fatalf("%+v", a)
+		}
+		b.md.set(func(f *fakeMysqld) { f.waiting = 0 })
+		if a := b.order(seal); a.Code != raftfsm.CodeBlocked || !b.open() {
+			t.Errorf("the same again: %+v, open %v", a, b.open())
+		}
+		seal.Token = tok(1, 12, 1)
+		if a := b.order(seal); !a.OK || b.open() {
+			t.Errorf("a new one: %+v, open %v", a, b.open())
+		}
+	})
+}
+
 // The target of a switchover seals when it has what the primary had.
 func TestSealAwaits(t *testing.T) {
 	inBubble(t, func(b *bench) {

@@ -36,18 +36,19 @@ type Agent struct {
 	leaseEnd   int64
 	proven     int64 // for the checkers: the end of the last lease, rightly counted
 
-	run     int
-	seq     uint64
-	upSince int64
-	armed   bool
-	fencing bool
-	cur     *task
-	ordered bool // an order wants mysqld up
-	rebuild *raftfsm.RebuildReport
-	image   *Mysqld // the copy, once it is ready
-	old     *kept   // the data that it replaced
-	kept    []*kept // and those before, as long as nobody else has all of them
-	held    bool
+	run      int
+	seq      uint64
+	upSince  int64
+	armed    bool
+	declined raftfsm.Token // of the last gentle seal that was
+	fencing  bool
+	cur      *task
+	ordered  bool // an order wants mysqld up
+	rebuild  *raftfsm.RebuildReport
+	image    *Mysqld // the copy, once it is ready
+	old      *kept   // the data that it replaced
+	kept     []*kept // and those before, as long as nobody else has all of them
+	held     bool
 }
 
 // task is an order that is being carried out.
@@ -74,6 +75,7 @@ func (a *Agent) start() {
 	a.image = nil
 	a.ordered = false
 	a.run++
+	a.declined = raftfsm.Token{}
 	a.seq, a.upSince = 0, a.w.now
 	if a.md != nil && a.md.up {
 		a.md.killSet()
@@ -543,6 +545,10 @@ func (t *task) sealGently() {
 		t.fail(raftfsm.CodeFailed, "mysqld does not answer")
 		return
 	}
+	if t.order.Token == a.declined {
+		t.fail(raftfsm.CodeBlocked, "declined already")
+		return
+	}
 	m.setReadOnly(func(ok bool) { returned = ok })
 	t.wait(300, func() bool { return returned || !m.usable() }, func() {
 		if !m.usable() || !returned {
@@ -554,6 +560,7 @@ func (t *task) sealGently() {
 		t.later(func() { t.positionOfLiving() })
 	}, func() {
 		m.killSet()
+		a.declined = t.order.Token
 		t.fail(raftfsm.CodeBlocked, "commits wait")
 	})
 }
