@@ -47,8 +47,9 @@ sim-mutants: ## see that the simulator catches each rule switched off, within MU
 demo: build ## a cluster on this machine that loses its primary before your eyes
 	@scripts/demo.sh
 
-bench-failover: deps ## how long clients wait when the primary dies
-	go run ./bench/failover
+LOG ?= 0
+bench-failover: deps ## how long clients wait when the primary dies, with LOG (0) MB in its binary log
+	go run ./bench/failover -log $(LOG)
 
 bench-switchover: deps ## how long clients wait when the primary is switched over, beside a script
 	go run ./bench/switchover

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"flag"
 	"fmt"
@@ -40,6 +41,7 @@ func run(ctx context.Context) error {
 	rounds := flag.Int("rounds", 20, "how often the primary is killed")
 	bareRounds := flag.Int("bare", 10, "how often the bare servers' primary is killed; 0: not at all")
 	pace := flag.Duration("pace", time.Millisecond, "time between two rows that a writer wants to write")
+	logMB := flag.Int("log", 0, "MB that are written to each server's binary log first")
 	base := flag.String("base-address", "127.0.60.0", "of the sandbox; the bare servers use the network after it")
 	binary := flag.String("ha", "", "path of ha; built if empty")
 	flag.Parse()
@@ -48,7 +50,7 @@ func run(ctx context.Context) error {
 	var verdict load.Verdict
 	if *rounds > 0 {
 		var err error
-		if gaps, verdict, err = measure(ctx, *binary, *base, *rounds, *pace); err != nil {
+		if gaps, verdict, err = measure(ctx, *binary, *base, *rounds, *logMB, *pace); err != nil {
 			return err
 		}
 		report("ha", gaps)
@@ -98,7 +100,7 @@ func report(what string, gaps []time.Duration) {
 func ms(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
 
 // measure kills the primary again and again, with full recovery in between.
-func measure(ctx context.Context, binary, base string, rounds int, pace time.Duration) ([]time.Duration, load.Verdict, error) {
+func measure(ctx context.Context, binary, base string, rounds, logMB int, pace time.Duration) ([]time.Duration, load.Verdict, error) {
 	var v load.Verdict
 	st, err := stage.Up(ctx, binary, base)
 	if err != nil {
@@ -110,6 +112,9 @@ func measure(ctx context.Context, binary, base string, rounds int, pace time.Dur
 		return nil, v, err
 	}
 	if err := load.CreateTable(ctx, st.Servers); err != nil {
+		return nil, v, err
+	}
+	if err := fillLogs(ctx, st, logMB); err != nil {
 		return nil, v, err
 	}
 	l, err := load.Start(ctx, st.Servers, pace)
@@ -152,6 +157,42 @@ func measure(ctx context.Context, binary, base string, rounds int, pace time.Dur
 	}
 	v, err = load.Check(ctx, st.Servers, acks, int(end.Epoch-began.Epoch), 30*time.Second)
 	return gaps, v, err
+}
+
+// fillLogs makes all binary logs that long.
+func fillLogs(ctx context.Context, st *stage.Stage, mb int) error {
+	if mb == 0 {
+		return nil
+	}
+	name, err := st.Primary(ctx)
+	if err != nil {
+		return err
+	}
+	var primary *sql.DB
+	var replicas []*sql.DB
+	for _, n := range st.Nodes {
+		db, err := st.Root(n.Name)
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		if n.Name == name {
+			primary = db
+		} else {
+			replicas = append(replicas, db)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	began := time.Now()
+	if err := load.FillLog(ctx, mb, primary, replicas...); err != nil {
+		return err
+	}
+	if _, err := st.AwaitHealthy(ctx, nil); err != nil {
+		return err
+	}
+	fmt.Printf("%d MB of binary log were written in %.0f s\n", mb, time.Since(began).Seconds())
+	return nil
 }
 
 // measureBare does the same to bare servers by a script.

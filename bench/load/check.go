@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -110,6 +111,22 @@ func AwaitCaughtUp(ctx context.Context, servers []Server, l *Load) error {
 			case <-time.After(100 * time.Millisecond):
 			}
 		}
+	}
+	return nil
+}
+
+// AwaitExecuted waits until a replica has executed what its primary has now.
+func AwaitExecuted(ctx context.Context, primary, replica *sql.DB) error {
+	var set string
+	var timedOut int
+	if err := primary.QueryRowContext(ctx, "SELECT @@global.gtid_executed").Scan(&set); err != nil {
+		return err
+	}
+	if err := replica.QueryRowContext(ctx, "SELECT WAIT_FOR_EXECUTED_GTID_SET(?, 300)", strings.ReplaceAll(set, "\n", "")).Scan(&timedOut); err != nil {
+		return err
+	}
+	if timedOut != 0 {
+		return errors.New("the replica has not caught up in 5 minutes")
 	}
 	return nil
 }

@@ -44,3 +44,31 @@ func FillSum(ctx context.Context, db *sql.DB) (string, error) {
 	err := db.QueryRowContext(ctx, "SELECT CONCAT(COUNT(*), ' ', SUM(CRC32(b))) FROM filler").Scan(&sum)
 	return sum, err
 }
+
+// FillLog makes the binary logs of a primary and its replicas so many MiB longer, in
+// events of 8 KB, and waits for the replicas. The
+// connections are of a person who may set global variables, with the schema chosen: what
+// replicas receive meanwhile they do not sync, event by event.
+func FillLog(ctx context.Context, mib int, primary *sql.DB, replicas ...*sql.DB) error {
+	for _, r := range replicas {
+		if _, err := r.ExecContext(ctx, "SET GLOBAL sync_relay_log = 0"); err != nil {
+			return err
+		}
+		defer func() { _, _ = r.ExecContext(context.WithoutCancel(ctx), "SET GLOBAL sync_relay_log = 1") }()
+	}
+	if _, err := primary.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS logged (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(9000))"); err != nil {
+		return fmt.Errorf("fill log: %w", err)
+	}
+	for ; mib > 0; mib -= 8 {
+		if _, err := primary.ExecContext(ctx, `INSERT INTO logged (v)
+WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT REPEAT('x', 8000) FROM n`); err != nil {
+			return fmt.Errorf("fill log: %w", err)
+		}
+	}
+	for _, r := range replicas {
+		if err := AwaitExecuted(ctx, primary, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}

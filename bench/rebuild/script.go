@@ -14,6 +14,7 @@ import (
 
 	"ha/agent/sandbox"
 	"ha/bench/bare"
+	"ha/bench/load"
 )
 
 // Accounts of the script's own.
@@ -28,7 +29,7 @@ const (
 func (b *bench) script(ctx context.Context, donor, primary string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Minute)
 	defer cancel()
-	p, err := b.root(primary)
+	p, err := b.st.Root(primary)
 	if err != nil {
 		return 0, err
 	}
@@ -41,12 +42,12 @@ func (b *bench) script(ctx context.Context, donor, primary string) (time.Duratio
 			return 0, fmt.Errorf("%s: %w", stmt, err)
 		}
 	}
-	d, err := b.root(donor)
+	d, err := b.st.Root(donor)
 	if err != nil {
 		return 0, err
 	}
 	defer d.Close()
-	if err := caughtUp(ctx, p, d); err != nil {
+	if err := load.AwaitExecuted(ctx, p, d); err != nil {
 		return 0, err
 	}
 	s, err := b.newServer(ctx)
@@ -90,7 +91,7 @@ func (b *bench) script(ctx context.Context, donor, primary string) (time.Duratio
 		host, port, copyUser, copyPass), "START REPLICA"); err != nil {
 		return 0, err
 	}
-	err = caughtUp(ctx, p, s.DB)
+	err = load.AwaitExecuted(ctx, p, s.DB)
 	return time.Since(began), err
 }
 

@@ -3,6 +3,7 @@ package stage
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"os"
 	"os/exec"
@@ -87,6 +88,11 @@ func (st *Stage) Primary(ctx context.Context) (string, error) {
 		err = fmt.Errorf("there is no primary: %s", s.Health)
 	}
 	return s.Primary, err
+}
+
+// Root connects to a node's server as a person who may do everything.
+func (st *Stage) Root(node string) (*sql.DB, error) {
+	return sql.Open("mysql", "root@unix("+filepath.Join(st.NodeDir(node), "mysqld.sock")+")/app?timeout=5s")
 }
 
 // Percentile of durations, by nearest rank.
