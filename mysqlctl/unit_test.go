@@ -43,9 +43,12 @@ func TestDialects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		args := New(Config{DataDir: "/none", DefaultsFile: "/my.cnf", Options: []string{"--super-read-only=OFF"}}, nil).startArgs(d, "/init")
+		args := New(Config{DataDir: "/none", DefaultsFile: "/my.cnf", Options: []string{"--super-read-only=OFF", "--max-relay-log-size=0"}}, nil).startArgs(d, "/init")
 		if args[0] != "--defaults-file=/my.cnf" || slices.Index(args, "--super-read-only=ON") < slices.Index(args, "--super-read-only=OFF") {
 			t.Errorf("%s: the order of %q", c.version, args)
+		}
+		if ours := slices.Index(args, "--max-relay-log-size=33554432"); ours < 0 || slices.Index(args, "--max-relay-log-size=0") < ours {
+			t.Errorf("%s: who may choose the size of relay logs cannot: %q", c.version, args)
 		}
 		for _, arg := range []string{c.updates, "--loose-binlog-expire-logs-auto-purge=OFF"} {
 			if !slices.Contains(args, arg) {
