@@ -290,6 +290,7 @@ func (c fakeSQL) Blockers(context.Context) ([]mysqlctl.Blocker, error) { return 
 func (c fakeSQL) DisabledEvents(context.Context) (int, error)          { return 0, nil }
 func (c fakeSQL) EnableEvents(context.Context) error                   { return nil }
 func (c fakeSQL) NoteEvents(context.Context) error                     { return nil }
+func (c fakeSQL) BinlogSize() (int64, error)                           { return 0, nil }
 func (c fakeSQL) FlushBinlog(ctx context.Context) error {
 	return c.do(ctx, func(*fakeServer) error { return nil })
 }

@@ -95,6 +95,19 @@ func TestCommitsThatWaitForRoomAreSeen(t *testing.T) {
 	must(t, n.ProbeDisk(ctx))
 }
 
+// Nor is a new binary log begun where there is hardly room: the statement would hang,
+// and nothing could end it.
+func TestNoBinlogIsBegunWithoutRoom(t *testing.T) {
+	logs, fill, give := smallDisk(t)
+	n := mysqltest.New(t, func(c *mysqlctl.Config) { c.LogBin = filepath.Join(logs, "binlog") })
+	ctx := mysqltest.Ctx(t, time.Minute)
+	must(t, n.Server.Start(ctx))
+	fill()
+	mustBe(t, n.FlushBinlog(ctx), mysqlctl.ErrDiskFull)
+	give()
+	must(t, n.ProbeDisk(ctx)) // nothing waits
+}
+
 // Nor does a receiver do anything for a minute that found no room for its relay log.
 func TestAReceiverThatWaitsForRoomIsSeen(t *testing.T) {
 	logs, fill, give := smallDisk(t)

@@ -45,6 +45,19 @@ func (s *Server) Binlogs() ([]Binlog, error) {
 	return files, nil
 }
 
+// BinlogSize is how long the binary log is that is being written to, in bytes. No SQL.
+func (s *Server) BinlogSize() (int64, error) {
+	names, err := s.binlogFiles()
+	if err != nil || len(names) == 0 {
+		return 0, err
+	}
+	st, err := os.Stat(names[len(names)-1])
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
 // BinlogRoom is how large the file system of the binary logs is, and what of it is
 // free, in bytes.
 func (s *Server) BinlogRoom() (size, free int64, err error) {

@@ -28,10 +28,14 @@ func (s *Server) WaitExecuted(ctx context.Context, set gtid.Set) (gtid.Set, erro
 	}
 }
 
+// flushRoom is what must be free for a new binary log: the applier goes on writing.
+const flushRoom = 16 << 20
+
 // FlushBinlog begins a new binary log on a replica. One that attaches from then on
 // finds its place at once: in a long file the server has to look for it from the
-// beginning. On a server whose commits may wait for acknowledgements, where the
-// statement would hang behind them and cannot be ended, it is ErrWaitingCommits.
+// beginning. It is not tried where the statement would hang and could not be ended:
+// on a server whose commits may wait for acknowledgements (ErrWaitingCommits), and
+// where there is hardly room (ErrDiskFull).
 func (s *Server) FlushBinlog(ctx context.Context) error {
 	st, err := s.Status(ctx)
 	if err != nil {
@@ -39,6 +43,9 @@ func (s *Server) FlushBinlog(ctx context.Context) error {
 	}
 	if st.Source.On || st.Source.Enabled {
 		return fmt.Errorf("flush binary log: %w", ErrWaitingCommits)
+	}
+	if _, free, err := s.BinlogRoom(); err == nil && free < flushRoom {
+		return fmt.Errorf("flush binary log: %w", ErrDiskFull)
 	}
 	return s.exec(ctx, "FLUSH NO_WRITE_TO_BINLOG BINARY LOGS")
 }

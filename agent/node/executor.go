@@ -195,29 +195,37 @@ func (n *Node) takeTurn(ctx context.Context, urgent bool) error {
 	}
 }
 
-// keepTidy does what is left to do when no order is being carried out: it takes
-// away the replication channel of a server that is open. That is not in the
-// promotion itself, where it would cost clients 30 ms. A look at the server
-// asks for it, so that nothing is forgotten.
+// keepTidy does what is left to do when no order is being carried out. A primary: it
+// takes away the replication channel of a server that is open. That is not in the
+// promotion itself, where it would cost clients 30 ms. A look at the server asks for it,
+// so that nothing is forgotten. A replica: it keeps its binary log short. Each MB of it
+// would cost clients a millisecond of the failover to it: the other replicas acknowledge
+// nothing until the server has looked through the log for their places.
 func (n *Node) keepTidy(ctx context.Context) error {
 	said := ""
+	tick := time.NewTicker(binlogEvery)
+	defer tick.Stop()
 	for {
 		select {
 		case <-n.tidy:
+			// A barrier follows a promotion at once; let it pass.
+			if !sleep(ctx, tidyAfter) {
+				return ctx.Err()
+			}
+		case <-tick.C:
+			if !n.binlogIsLong() {
+				continue
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		// A barrier follows a promotion at once; let it pass.
-		if !sleep(ctx, tidyAfter) {
-			return ctx.Err()
-		}
-		err := n.tidyPrimary(ctx)
+		err := n.tidyUp(ctx)
 		if err == nil || errors.Is(err, errSuperseded) || !n.md.Alive() {
 			continue
 		}
 		if err.Error() != said && ctx.Err() == nil {
 			said = err.Error()
-			n.log.Warn("old replication channel not removed", "err", err)
+			n.log.Warn("not tidied up", "err", err)
 		}
 		if !sleep(ctx, refreshEvery) {
 			return ctx.Err()
@@ -225,12 +233,27 @@ func (n *Node) keepTidy(ctx context.Context) error {
 	}
 }
 
-const tidyAfter = 500 * time.Millisecond
+const (
+	tidyAfter   = 500 * time.Millisecond
+	binlogEvery = time.Second // a replica's is measured
+	binlogLong  = 32 << 20    // bytes
+	// flushTimeout is long: where the disk stalls the statement cannot be ended, and
+	// mysqld would have to be killed, which goes on by itself once the disk does. An
+	// order does not wait for it.
+	flushTimeout = time.Minute
+)
 
-// tidyPrimary removes what an open primary has of its time as a replica, the channel
-// and the flag to acknowledge, and notes which events are off for the one after it,
-// if this node still reigns. A new order ends it.
-func (n *Node) tidyPrimary(ctx context.Context) error {
+// binlogIsLong says that a replica should begin a new binary log.
+func (n *Node) binlogIsLong() bool {
+	if n.tokens.Now().Role != RoleReplica || !n.isUp() {
+		return false
+	}
+	size, err := n.md.BinlogSize()
+	return err == nil && size > binlogLong
+}
+
+// tidyUp does it, if the server is what it was taken for. A new order ends it.
+func (n *Node) tidyUp(ctx context.Context) error {
 	select {
 	case n.exec.turn <- struct{}{}:
 	default:
@@ -240,25 +263,21 @@ func (n *Node) tidyPrimary(ctx context.Context) error {
 	n.exec.mu.Lock()
 	newest := n.exec.ctx
 	n.exec.mu.Unlock()
-	if n.tokens.Now().Role != RolePrimary {
-		return nil
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(newest, func() { cancel(errSuperseded) })()
 	limited, stop := context.WithTimeout(ctx, limits[raftfsm.OpFollow])
 	defer stop()
 	st, err := n.md.Status(limited)
-	if err == nil && !st.SuperReadOnly && st.Replica != nil {
-		if err = n.md.ResetReplica(limited); err == nil {
-			n.log.Info("old replication channel removed")
-		}
-	}
-	if err == nil && !st.SuperReadOnly && st.ReplicaAckWanted {
-		err = n.md.SetReplicaAck(limited, false)
-	}
-	if err == nil && !st.SuperReadOnly {
-		err = n.md.NoteEvents(limited) // for the server that is primary next
+	switch role := n.tokens.Now().Role; {
+	case err != nil:
+	case role == RolePrimary && !st.SuperReadOnly:
+		err = n.tidyPrimary(limited, st)
+	case role == RoleReplica && st.SuperReadOnly && n.binlogIsLong() && st.Replica != nil && st.Replica.IOState == "Yes":
+		// One that does not receive may be about to be promoted.
+		flushing, stop := context.WithTimeout(ctx, flushTimeout)
+		defer stop()
+		err = n.md.FlushBinlog(flushing)
 	}
 	if errors.Is(err, mysqlctl.ErrAbandoned) {
 		err = errors.Join(err, n.kill(context.WithoutCancel(ctx)))
@@ -267,4 +286,21 @@ func (n *Node) tidyPrimary(ctx context.Context) error {
 		return errSuperseded
 	}
 	return err
+}
+
+// tidyPrimary removes what an open primary has of its time as a replica, the channel
+// and the flag to acknowledge, and notes which events are off for the one after it.
+func (n *Node) tidyPrimary(ctx context.Context, st mysqlctl.Status) error {
+	if st.Replica != nil {
+		if err := n.md.ResetReplica(ctx); err != nil {
+			return err
+		}
+		n.log.Info("old replication channel removed")
+	}
+	if st.ReplicaAckWanted {
+		if err := n.md.SetReplicaAck(ctx, false); err != nil {
+			return err
+		}
+	}
+	return n.md.NoteEvents(ctx) // for the server that is primary next
 }

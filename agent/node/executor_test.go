@@ -559,3 +559,61 @@ func TestDamagedTokenFile(t *testing.T) {
 		}
 	})
 }
+
+// A replica that is received from keeps its binary log short; nobody else's is touched,
+// and an order does not wait for it.
+func TestReplicaKeepsItsBinlogShort(t *testing.T) {
+	const long, short = binlogLong + 1, binlogLong - 1
+	follow := raftfsm.Order{Token: tok(1, 10, 1), Op: raftfsm.OpFollow, Source: source("n2"), Ack: true}
+	for _, tc := range []struct {
+		name    string
+		order   raftfsm.Order
+		change  func(*fakeMysqld)
+		flushed bool
+	}{
+		{"long", follow, func(f *fakeMysqld) { f.binlog = long }, true},
+		{"short", follow, func(f *fakeMysqld) { f.binlog = short }, false},
+		{"receives nothing", follow, func(f *fakeMysqld) { f.binlog, f.io = long, false }, false},
+		{"no replica", raftfsm.Order{Token: tok(1, 10, 1), Op: raftfsm.OpSeal}, func(f *fakeMysqld) { f.binlog = long }, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.up()
+				b.mustOrder(tc.order)
+				b.md.forget()
+				b.md.set(tc.change)
+				time.Sleep(5 * time.Second)
+				if got := b.md.did("flush"); got != tc.flushed {
+					t.Errorf("flushed: %t (%s)", got, b.md.effects())
+				}
+				if b.md.effects() != "" && b.md.effects() != "flush" {
+					t.Errorf("did %s", b.md.effects())
+				}
+			})
+		})
+	}
+	t.Run("primary", func(t *testing.T) {
+		inBubble(t, func(b *bench) {
+			b.up()
+			b.lead(1)
+			b.md.set(func(f *fakeMysqld) { f.binlog = long })
+			time.Sleep(5 * time.Second)
+			if b.md.did("flush") {
+				t.Errorf("did %s", b.md.effects())
+			}
+		})
+	})
+	t.Run("order", func(t *testing.T) {
+		inBubble(t, func(b *bench) {
+			b.up()
+			b.mustOrder(follow)
+			b.md.set(func(f *fakeMysqld) { f.binlog = long; f.hang["flush"] = true })
+			time.Sleep(2 * time.Second)
+			began := time.Now()
+			b.mustOrder(raftfsm.Order{Token: tok(1, 11, 1), Op: raftfsm.OpSeal})
+			if took := time.Since(began); took > 100*time.Millisecond || !b.md.did("flush-ended") {
+				t.Errorf("the order waited %s; %s", took, b.md.effects())
+			}
+		})
+	})
+}

@@ -45,6 +45,7 @@ type fakeMysqld struct {
 	channel  string // host of the source; "" none
 	io, ack  bool
 	attached []string
+	binlog   int64 // bytes in the one that is written to
 	executed gtid.Set
 	received gtid.Set
 	offline  gtid.Set
@@ -348,7 +349,13 @@ func (f *fakeMysqld) WaitExecuted(ctx context.Context, set gtid.Set) (gtid.Set, 
 }
 
 func (f *fakeMysqld) FlushBinlog(ctx context.Context) error {
-	return f.changes(ctx, "flush", func() error { return nil })
+	return f.changes(ctx, "flush", func() error { f.binlog = 0; return nil })
+}
+
+func (f *fakeMysqld) BinlogSize() (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.binlog, nil
 }
 
 func (f *fakeMysqld) DisabledEvents(ctx context.Context) (int, error) {

@@ -30,6 +30,7 @@ type Mysqld interface {
 	ClusterID(ctx context.Context) (string, error)
 	ReplicationAccounts(ctx context.Context) ([]string, error)
 	ProbeDisk(ctx context.Context) error
+	BinlogSize() (int64, error)
 	Blockers(ctx context.Context) ([]mysqlctl.Blocker, error)
 	DisabledEvents(ctx context.Context) (int, error)
 	EnableEvents(ctx context.Context) error

@@ -350,3 +350,31 @@ func cpu(t *testing.T) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// A replica's binary log stays short under load, so that the others find their places in
+// it at once when it is promoted.
+func TestRealReplicaKeepsItsBinlogShort(t *testing.T) {
+	c := newCell(t, 2)
+	a, b := c.nodes[0], c.nodes[1]
+	c.reign(a, 0)
+	b.must(raftfsm.Order{Op: raftfsm.OpFollow, Source: a.source(), Ack: true})
+	a.Exec("CREATE TABLE app.t (id BIGINT AUTO_INCREMENT PRIMARY KEY, v LONGBLOB)")
+	size := func(m *cellNode) int64 {
+		n, err := m.BinlogSize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for size(a) <= 2*binlogLong {
+		a.Exec("INSERT INTO app.t (v) VALUES (REPEAT('x', 4 << 20))")
+	}
+	mysqltest.CaughtUp(t, a.Node, b.Node)
+	mysqltest.Eventually(t, 10*time.Second, "a short binary log", func() bool { return size(b) < binlogLong })
+	if size(a) <= 2*binlogLong {
+		t.Errorf("the primary's is of %d bytes", size(a))
+	}
+	if !b.MustStatus().Executed.Equal(a.MustStatus().Executed) {
+		t.Errorf("%s has %s, not %s", b.cfg.ID, b.MustStatus().Executed, a.MustStatus().Executed)
+	}
+}

@@ -13,8 +13,10 @@ const (
 	// grace is for how much longer logs are kept for a member that lacks them: a
 	// weekend. After that it has to be copied anew when it comes back.
 	grace = 72 * time.Hour
-	// atOnce is how many files go at a time: to remove them takes locks of the server.
-	atOnce = 10
+	// atOnce is how many bytes go at a time, filesAtOnce how many files, be they short: to
+	// remove them takes locks of the server.
+	atOnce      = 10 << 30
+	filesAtOnce = 200
 	// roomShare of the file system is to stay free, roomMost bytes at most.
 	roomShare = 20
 	roomMost  = 10 << 30
@@ -55,7 +57,8 @@ func decide(files []mysqlctl.Binlog, holds func(i int) (gtid.Set, error), f fact
 	if f.free < roomLeast {
 		return v, nil
 	}
-	for i := 0; i < len(files)-1 && i < atOnce && f.keep > 0; i++ {
+	var size int64
+	for i := 0; i < len(files)-1 && i < filesAtOnce && size < atOnce && f.keep > 0; i++ {
 		age, short := f.now.Sub(files[i].Closed), missing > 0
 		if age <= f.keep && !short {
 			break
@@ -79,6 +82,7 @@ func decide(files []mysqlctl.Binlog, holds func(i int) (gtid.Set, error), f fact
 		v.early = v.early || age <= f.keep
 		v.lack = slices.Compact(slices.Sorted(slices.Values(append(v.lack, lack...))))
 		missing -= files[i].Size
+		size += files[i].Size
 	}
 	return v, nil
 }

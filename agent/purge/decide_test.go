@@ -52,7 +52,7 @@ func TestDecide(t *testing.T) {
 		{name: "one from the future", ages: []time.Duration{-day, 3 * day}, keep: day, free: plenty, holders: all},
 		{name: "for ever", ages: []time.Duration{900 * day}, keep: 0, free: plenty, holders: all},
 		{name: "for ever, also without room", ages: []time.Duration{900 * day}, keep: 0, free: gb, holders: all},
-		{name: "many", ages: slices.Repeat([]time.Duration{2 * day}, 15), keep: day, free: plenty, n: atOnce},
+		{name: "many", ages: slices.Repeat([]time.Duration{2 * day}, 15), keep: day, free: plenty, n: 10},
 
 		{name: "a member lacks some", ages: []time.Duration{3 * day, 3 * day, 2 * day}, keep: day, free: plenty,
 			holders: []Holder{member("n2", 9), member("n3", 1)}, n: 1, held: "n3 lacks transactions in binlog.000002"},
@@ -100,6 +100,24 @@ func TestDecide(t *testing.T) {
 				t.Errorf("%d files were opened for %d", asked, v.n)
 			}
 		})
+	}
+}
+
+// A replica's logs are short: as many bytes of them go as of long ones, in so many files as
+// are not too many to ask for what is in them.
+func TestDecideShortLogs(t *testing.T) {
+	for _, c := range []struct {
+		size int64
+		n    int
+	}{{1 << 30, 10}, {100 << 20, 103}, {32 << 20, filesAtOnce}, {4096, filesAtOnce}} {
+		files := make([]mysqlctl.Binlog, 1000)
+		for i := range files {
+			files[i].Size = c.size
+		}
+		v, err := decide(files, func(int) (gtid.Set, error) { return upTo(1), nil }, facts{now: time.Now(), keep: time.Hour, size: 1 << 40, free: 1 << 40})
+		if v.n != c.n || err != nil {
+			t.Errorf("of files of %d bytes: %d, %v", c.size, v.n, err)
+		}
 	}
 }
 
