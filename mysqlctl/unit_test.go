@@ -47,6 +47,12 @@ func TestDialects(t *testing.T) {
 		if args[0] != "--defaults-file=/my.cnf" || slices.Index(args, "--super-read-only=ON") < slices.Index(args, "--super-read-only=OFF") {
 			t.Errorf("%s: the order of %q", c.version, args)
 		}
+		// What only tunes a server is for who has no my.cnf.
+		const tuned = "--loose-innodb-log-writer-threads=ON"
+		bare := New(Config{DataDir: "/none"}, nil).startArgs(d, "/init")
+		if slices.Contains(args, tuned) || !slices.Contains(bare, tuned) {
+			t.Errorf("%s: %s: %q, without a my.cnf %q", c.version, tuned, args, bare)
+		}
 		if ours := slices.Index(args, "--max-relay-log-size=33554432"); ours < 0 || slices.Index(args, "--max-relay-log-size=0") < ours {
 			t.Errorf("%s: who may choose the size of relay logs cannot: %q", c.version, args)
 		}
