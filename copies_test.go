@@ -290,12 +290,12 @@ var copyFaults = []copyFault{
 		st := c.status()
 		for _, n := range c.replicas(st) {
 			if n != from {
-				c.must(api.ExitRefused, "rebuild", "--node", n, "--from", from) // being rebuilt itself
+				c.must(api.ExitBusy, "rebuild", "--node", n, "--from", from) // being rebuilt itself
 			}
 		}
 		c.must(api.ExitBusy, "rebuild", "--node", from, "--from", "best")
 		c.must(api.ExitBusy, "backup", "--to", c.TempDir(), "--from", from)
-	}, true, 0},
+	}, true, 10},
 }
 
 func TestCopyFaults(t *testing.T) {
