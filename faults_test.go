@@ -153,7 +153,7 @@ func TestDeathBetweenTwoSteps(t *testing.T) {
 // root connects to a node's server as its root.
 func (e *e2e) root(node string) *sql.DB {
 	e.Helper()
-	db, err := sql.Open("mysql", "root@unix("+filepath.Join(e.NodeDir(node), "mysqld.sock")+")/app?timeout=5s")
+	db, err := e.Root(node)
 	if err != nil {
 		e.Fatal(err)
 	}

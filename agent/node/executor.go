@@ -269,11 +269,11 @@ func (n *Node) tidyUp(ctx context.Context) error {
 	limited, stop := context.WithTimeout(ctx, limits[raftfsm.OpFollow])
 	defer stop()
 	st, err := n.md.Status(limited)
-	switch role := n.tokens.Now().Role; {
+	switch {
 	case err != nil:
-	case role == RolePrimary && !st.SuperReadOnly:
+	case n.tokens.Now().Role == RolePrimary && !st.SuperReadOnly:
 		err = n.tidyPrimary(limited, st)
-	case role == RoleReplica && st.SuperReadOnly && n.binlogIsLong() && st.Replica != nil && st.Replica.IOState == "Yes":
+	case n.binlogIsLong() && st.SuperReadOnly && st.Replica != nil && st.Replica.IOState == "Yes":
 		// One that does not receive may be about to be promoted.
 		flushing, stop := context.WithTimeout(ctx, flushTimeout)
 		defer stop()

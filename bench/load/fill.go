@@ -46,9 +46,9 @@ func FillSum(ctx context.Context, db *sql.DB) (string, error) {
 }
 
 // FillLog makes the binary logs of a primary and its replicas so many MiB longer, in
-// events of 8 KB, and waits for the replicas. The
-// connections are of a person who may set global variables, with the schema chosen: what
-// replicas receive meanwhile they do not sync, event by event.
+// events of 8 KB, and waits for the replicas. The connections are of a person who may set
+// global variables, with the schema chosen: what replicas receive meanwhile they do not
+// sync, event by event.
 func FillLog(ctx context.Context, mib int, primary *sql.DB, replicas ...*sql.DB) error {
 	for _, r := range replicas {
 		if _, err := r.ExecContext(ctx, "SET GLOBAL sync_relay_log = 0"); err != nil {
