@@ -164,13 +164,13 @@ func (e *e2e) root(node string) *sql.DB {
 // frozen stops a process until the test's end, or until it is thawed.
 func (e *e2e) frozen(node, kind string) (thaw func()) {
 	e.Helper()
-	e.signal(node, kind, unix.SIGSTOP)
 	thaw = sync.OnceFunc(func() {
 		for _, pid := range e.PIDs(node, kind) {
 			_ = syscall.Kill(pid, syscall.SIGCONT)
 		}
 	})
 	e.Cleanup(thaw)
+	e.signal(node, kind, unix.SIGSTOP)
 	return thaw
 }
 

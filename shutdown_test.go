@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ha/bench/load"
+	"ha/mysqlctl/mysqltest"
 )
 
 // There is no systemd on the machine that runs these tests: the unit files are
@@ -160,7 +161,8 @@ func (e *e2e) stopHost(node string, timeout time.Duration) string {
 	return said
 }
 
-// signal signals the processes and, for SIGTERM, waits for their end.
+// signal signals the processes and waits, for SIGTERM, for their end and, for SIGSTOP,
+// until they stand.
 func (e *e2e) signal(node, kind string, sig unix.Signal) {
 	e.Helper()
 	for _, pid := range e.PIDs(node, kind) {
@@ -168,7 +170,12 @@ func (e *e2e) signal(node, kind string, sig unix.Signal) {
 			e.Error(err)
 		}
 	}
-	if sig == unix.SIGTERM {
+	switch sig {
+	case unix.SIGSTOP:
+		e.eventually(10*time.Second, kind+" of "+node+" stands", func() (bool, string) {
+			return !slices.ContainsFunc(e.PIDs(node, kind), func(pid int) bool { return !mysqltest.Stands(pid) }), ""
+		})
+	case unix.SIGTERM:
 		// As long as systemd: an applier that has half of a transaction waits for up to
 		// 60 s for the rest, which a receiver that has ended does not bring.
 		e.eventually(90*time.Second, kind+" of "+node+" gone", func() (bool, string) {

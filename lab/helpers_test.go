@@ -14,6 +14,7 @@ import (
 
 	"ha/agent/api"
 	"ha/lab"
+	"ha/mysqlctl/mysqltest"
 	"ha/raftfsm"
 )
 
@@ -76,7 +77,7 @@ func (s *scene) kill(host, kind string) {
 	}
 }
 
-// freeze stops processes until thaw or the test's end.
+// freeze stops processes, and waits until they stand, until thaw or the test's end.
 func (s *scene) freeze(host string, kinds ...string) (thaw func()) {
 	s.Helper()
 	h := s.host(host)
@@ -91,6 +92,11 @@ func (s *scene) freeze(host string, kinds ...string) (thaw func()) {
 		}
 	})
 	s.Cleanup(thaw)
+	for _, kind := range kinds {
+		mysqltest.Eventually(s.T, 10*time.Second, kind+" of "+host+" stands", func() bool {
+			return !slices.ContainsFunc(h.PIDs(kind), func(pid int) bool { return !mysqltest.Stands(pid) })
+		})
+	}
 	return thaw
 }
 

@@ -115,15 +115,19 @@ func (n *Node) Signal(sig syscall.Signal) {
 func (n *Node) Freeze() {
 	n.t.Helper()
 	n.Signal(syscall.SIGSTOP)
-	Eventually(n.t, 10*time.Second, "mysqld stands", func() bool {
-		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", n.PID()))
-		for _, stat := range threads {
-			if text, err := os.ReadFile(stat); err == nil && !strings.Contains(string(text), ") T ") {
-				return false
-			}
+	Eventually(n.t, 10*time.Second, "mysqld stands", func() bool { return Stands(n.PID()) })
+}
+
+// Stands says whether each thread of a process is stopped. SIGSTOP only begins it: on a
+// busy machine a server of 44 threads acknowledged for 80 ms after the signal.
+func Stands(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, stat := range threads {
+		if text, err := os.ReadFile(stat); err == nil && !strings.Contains(string(text), ") T ") {
+			return false
 		}
-		return true
-	})
+	}
+	return true
 }
 
 // Thaw lets it go on.
