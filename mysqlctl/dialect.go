@@ -122,6 +122,10 @@ func (d dialect) plugins() string {
 
 func (d dialect) hasClone() bool { return d.atLeast(8, 0, 17) }
 
+// commitsInOrder says whether a parallel applier keeps the order of commits unless told
+// otherwise.
+func (d dialect) commitsInOrder() bool { return d.atLeast(8, 0, 27) }
+
 // hasQueueTimes: performance_schema says when transactions arrived.
 func (d dialect) hasQueueTimes() bool { return d.atLeast(8, 0, 1) }
 

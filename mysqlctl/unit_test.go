@@ -48,10 +48,11 @@ func TestDialects(t *testing.T) {
 			t.Errorf("%s: the order of %q", c.version, args)
 		}
 		// What only tunes a server is for who has no my.cnf.
-		const tuned = "--loose-innodb-log-writer-threads=ON"
 		bare := New(Config{DataDir: "/none"}, nil).startArgs(d, "/init")
-		if slices.Contains(args, tuned) || !slices.Contains(bare, tuned) {
-			t.Errorf("%s: %s: %q, without a my.cnf %q", c.version, tuned, args, bare)
+		for tuned, want := range map[string]bool{"--loose-innodb-log-writer-threads=ON": true, "--replica-parallel-workers=16": d.atLeast(8, 0, 27)} {
+			if slices.Contains(args, tuned) || slices.Contains(bare, tuned) != want {
+				t.Errorf("%s: %s: %q, without a my.cnf %q", c.version, tuned, args, bare)
+			}
 		}
 		if ours := slices.Index(args, "--max-relay-log-size=33554432"); ours < 0 || slices.Index(args, "--max-relay-log-size=0") < ours {
 			t.Errorf("%s: who may choose the size of relay logs cannot: %q", c.version, args)

@@ -52,7 +52,7 @@ func (s *Server) Start(ctx context.Context) error {
 		"--log-error=" + filepath.Join(s.Dir, "log.err"), "--bind-address=" + s.IP, "--port=3306", fmt.Sprintf("--server-id=%d", s.ID),
 		"--gtid-mode=ON", "--enforce-gtid-consistency=ON", "--log-bin=binlog", "--skip-replica-start",
 		"--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1", "--plugin-load-add=mysql_clone.so", "--loose-mysqlx=OFF", "--event-scheduler=OFF",
-		"--loose-innodb-log-writer-threads=ON", // as ha has it
+		"--loose-innodb-log-writer-threads=ON", "--replica-parallel-workers=16", // as ha has it
 		"--innodb-buffer-pool-size=64M", "--innodb-redo-log-capacity=48M", "--max-connections=100", "--table-open-cache=400",
 	}, s.Options...)
 	if os.Geteuid() == 0 {
