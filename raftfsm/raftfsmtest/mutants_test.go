@@ -89,7 +89,7 @@ var mutants = []mutant{
 	{name: "flag off without a restart of the receiver", agents: "flag-without-restart", profile: "members"},
 	{name: "a server that hangs is harmless", profile: "frozen", changes: []change{{"reign.go", "n.Report.Mysqld != MysqldHung && ", ""}}},
 	{name: "let in while an order to acknowledge is under way", profile: "late", changes: []change{{"reign.go", " && !d.mayBeTold(n)\n", "\n"}}},
-	{name: "rebuilt though it may acknowledge", profile: "return", changes: []change{{"reign.go", "	case !d.harmless(m.ID): // nobody", "	case false: // nobody"}}},
+	{name: "rebuilt though it may acknowledge", profile: "return", changes: []change{{"follow.go", "	case !d.harmless(m.ID): // nobody", "	case false: // nobody"}}},
 	{name: "let in while a copy may be put in place", profile: "copies", changes: []change{{"acks.go", "	if r.Rebuild.underWay() {", "	if false {"}}},
 	{name: "old data removed with the swap", agents: "old-data-removed", profile: "relay"},
 	{name: "forgotten though it may acknowledge", profile: "members", changes: []change{{"reign.go", "if !m.Witness && !d.harmless(m.ID) {", "if false {"}}},
@@ -114,12 +114,12 @@ var mutants = []mutant{
 	{name: "cut before the next reign", agents: "cut-early", profile: "return", changes: []change{
 		{"revoke.go", "	f, waitFor, declined := d.sealAll()\n", "	f, waitFor, declined := d.sealAll()\n	if p := d.v.Node(d.s.Primary).Report; p != nil && p.Mysqld == MysqldDown {\n		for _, x := range f {\n			if x.m.ID != d.s.Primary {\n				d.give(Order{To: d.s.Primary, Op: OpStart, Cut: true, Keep: x.a.Position()})\n				break\n			}\n		}\n	}\n"}}},
 	{name: "cut after a lossy or async reign", profile: "loss", changes: []change{
-		{"reign.go", "	return reigned && !lossy &&", "	_ = lossy\n	return reigned &&"}}},
+		{"follow.go", "	return reigned && !lossy &&", "	_ = lossy\n	return reigned &&"}}},
 	{name: "cut with a tail that is not transactional", agents: "cut-lasting", profile: "return"},
 	{name: "rebuilt after a lossy reign", agents: "old-data-removed", profile: "loss", changes: []change{{"rebuild.go", "	_, lossy := d.lossySince(uuid)\n	return lossy\n", "	return false\n"}}},
-	{name: "a loss takes no rows of earlier reigns", profile: "astray", changes: []change{{"reign.go", "		lossy = lossy || r.Lossy\n", "		lossy = r.Lossy\n"}}},
+	{name: "a loss takes no rows of earlier reigns", profile: "astray", changes: []change{{"follow.go", "		lossy = lossy || r.Lossy\n", "		lossy = r.Lossy\n"}}},
 	{name: "received rows thrown away after a loss", profile: "relay", changes: []change{
-		{"reign.go", "	case d.lossyEnd(surplus): // once", "	case false: // once"},
+		{"follow.go", "	case d.lossyEnd(surplus): // once", "	case false: // once"},
 		{"promote.go", "		case d.lossyEnd(n.Report.Received.Minus(d.s.Floor)): // not", "		case false: // not"}}},
 
 	// Facts of MySQL.
