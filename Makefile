@@ -66,8 +66,9 @@ copies-all: deps ## every fault in the middle of a copy, at 10, 50 and 90 %, and
 	go test ./lab -count=1 -v -timeout 1h -run '^TestCopies$$' -args -all
 
 SIZE ?= 5
-bench-rebuild: deps ## ha rebuild of SIZE (5) GB beside a script with CLONE, and what clients notice of it
-	go run ./bench/rebuild -size $(SIZE)
+THROTTLE ?= 40MB
+bench-rebuild: deps ## ha rebuild of SIZE (5) GB beside a script with CLONE, and what clients notice of one at THROTTLE (40MB)
+	go run ./bench/rebuild -size $(SIZE) -throttle $(THROTTLE)
 
 join: deps ## empty hosts join a cluster with SIZE (5) GB under load: how long until they acknowledge
 	HA_JOIN_GB=$(SIZE) go test . -count=1 -v -timeout 1h -run 'TestEmptyHostsJoin'
