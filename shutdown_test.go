@@ -173,7 +173,7 @@ func (e *e2e) signal(node, kind string, sig unix.Signal) {
 	switch sig {
 	case unix.SIGSTOP:
 		e.eventually(10*time.Second, kind+" of "+node+" stands", func() (bool, string) {
-			return !slices.ContainsFunc(e.PIDs(node, kind), func(pid int) bool { return !mysqltest.Stands(pid) }), ""
+			return mysqltest.Stands(e.PIDs(node, kind)...), ""
 		})
 	case unix.SIGTERM:
 		// As long as systemd: an applier that has half of a transaction waits for up to

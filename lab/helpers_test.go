@@ -77,7 +77,7 @@ func (s *scene) kill(host, kind string) {
 	}
 }
 
-// freeze stops processes, and waits until they stand, until thaw or the test's end.
+// freeze stops processes until thaw or the test's end, and waits until they stand.
 func (s *scene) freeze(host string, kinds ...string) (thaw func()) {
 	s.Helper()
 	h := s.host(host)
@@ -93,9 +93,7 @@ func (s *scene) freeze(host string, kinds ...string) (thaw func()) {
 	})
 	s.Cleanup(thaw)
 	for _, kind := range kinds {
-		mysqltest.Eventually(s.T, 10*time.Second, kind+" of "+host+" stands", func() bool {
-			return !slices.ContainsFunc(h.PIDs(kind), func(pid int) bool { return !mysqltest.Stands(pid) })
-		})
+		mysqltest.Eventually(s.T, 10*time.Second, kind+" of "+host+" stands", func() bool { return mysqltest.Stands(h.PIDs(kind)...) })
 	}
 	return thaw
 }

@@ -118,13 +118,15 @@ func (n *Node) Freeze() {
 	Eventually(n.t, 10*time.Second, "mysqld stands", func() bool { return Stands(n.PID()) })
 }
 
-// Stands says whether each thread of a process is stopped. SIGSTOP only begins it: on a
-// busy machine a server of 44 threads acknowledged for 80 ms after the signal.
-func Stands(pid int) bool {
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-	for _, stat := range threads {
-		if text, err := os.ReadFile(stat); err == nil && !strings.Contains(string(text), ") T ") {
-			return false
+// Stands says whether each thread of the processes is stopped. SIGSTOP only begins it:
+// on a busy machine a server of 44 threads acknowledged for 80 ms after the signal.
+func Stands(pids ...int) bool {
+	for _, pid := range pids {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, stat := range threads {
+			if text, err := os.ReadFile(stat); err == nil && !strings.Contains(string(text), ") T ") {
+				return false
+			}
 		}
 	}
 	return true
